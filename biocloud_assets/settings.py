@@ -1,0 +1,105 @@
+"""Every setting, read from the environment once.
+
+What belongs here: names, types, defaults and the rules between settings. What doesn't: anything that acts on them. No
+other module reads a setting from the environment.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from biocloud_assets.errors import SettingsError
+
+Environment = Literal["local", "development", "production"]
+Engine = Literal["sail", "jvm", "databricks"]
+
+_PREFIX = "BIOCLOUD_"
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Use `Settings.load()`, which names a wrong value and its variable.
+
+    Attributes:
+        env: `BIOCLOUD_ENV`: `local`, `development` or `production`.
+        home: `BIOCLOUD_HOME`: the folder for local state; default `.biocloud` below the current folder.
+        landing_root: `BIOCLOUD_LANDING_ROOT`: the folder or `s3://` address that holds `dsi/<delivery>/`; locally
+            `<home>/landing`. Outside `local` it must be set.
+        lake_root: `BIOCLOUD_LAKE_ROOT`: the folder or `s3://` address of the Delta lake; locally `<home>/lake`. Outside
+            `local` it must be set.
+        engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark) or `databricks` (the session that
+            the Databricks runtime provides).
+        quiet_seconds: `BIOCLOUD_QUIET_SECONDS`: for how many seconds nothing in a delivery may have changed before the
+            command line takes it for complete.
+        lookback_days: `BIOCLOUD_LOOKBACK_DAYS`: how many days before the newest settled delivery the sensor still looks
+            for late arrivals.
+        dagster_home: `DAGSTER_HOME`: where Dagster keeps its runs; default `<home>/dagster`.
+        s3_endpoint: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: an S3 other than Amazon's. Region and credentials are
+            found the AWS-standard way and never read here.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True, populate_by_name=True)
+
+    env: Environment = "local"
+    home: Path = Path(".biocloud")
+    landing_root: Annotated[str, Field(min_length=1)] | None = None
+    lake_root: Annotated[str, Field(min_length=1)] | None = None
+    engine: Engine = "sail"
+    quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
+    lookback_days: Annotated[int, Field(ge=0, le=3_660)] = 30
+    dagster_home: Path | None = Field(default=None, validation_alias=AliasChoices("DAGSTER_HOME", "dagster_home"))
+    s3_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "s3_endpoint")
+    )
+
+    @model_validator(mode="after")
+    def _roots_outside_local(self) -> Self:
+        for name in ("landing_root", "lake_root"):
+            if self.env != "local" and getattr(self, name) is None:
+                variable = f"{_PREFIX}{name.upper()}"
+                raise SettingsError(
+                    variable,
+                    expected=f"a folder or an s3:// address, as BIOCLOUD_ENV is {self.env}",
+                    found="nothing",
+                    hint=f"Set {variable}; only the local environment has a default.",
+                )
+        return self
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the settings from the environment.
+
+        Raises:
+            SettingsError: a variable has a value that can't be used, or is missing.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0]) if first["loc"] else "env"
+            variable = field if field.isupper() else f"{_PREFIX}{field.upper()}"
+            raise SettingsError(
+                variable,
+                expected=first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
+                found=repr(first["input"]),
+                hint=f"Set {variable} to such a value, or unset it for the default.",
+            ) from None
+
+    @cached_property
+    def landing(self) -> str:
+        """The root of the landing zone: an absolute folder or an `s3://` address."""
+        return self.landing_root or str(self.home.absolute() / "landing")
+
+    @cached_property
+    def lake(self) -> str:
+        """The root of the lake: an absolute folder or an `s3://` address."""
+        return self.lake_root or str(self.home.absolute() / "lake")
+
+    @cached_property
+    def dagster(self) -> Path:
+        """The folder in which Dagster keeps its runs and events."""
+        return (self.dagster_home or self.home / "dagster").absolute()
