@@ -76,6 +76,8 @@ class DataLake(ABC):
     """
 
     root: str
+    insecure: bool = False
+    """Whether it is an S3 that is spoken to over http, as a local one is."""
 
     @staticmethod
     def at(root: str, *, endpoint: str | None = None) -> DataLake:
@@ -215,6 +217,7 @@ class _S3Lake(DataLake):
 
         self.bucket, self.prefix = bucket, _checked(prefix)
         self.root = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.insecure = endpoint is not None and endpoint.startswith("http://")
         self._s3: Any = boto3.client(
             "s3", endpoint_url=endpoint, config=Config(retries={"mode": "standard", "max_attempts": 5})
         )

@@ -582,12 +582,10 @@ def walk(fields: tuple[Field, ...], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 def spark_schema(of: Table) -> StructType:
-    """The schema of a table for Spark, with the descriptions as comments. Everything is nullable, as in the files."""
+    """The schema of a table for Spark. Everything is nullable, as in the files."""
     from pyspark.sql.types import StructField, StructType
 
-    return StructType(
-        [StructField(item.name, spark_type(item.type), True, {"comment": item.description}) for item in of.columns]
-    )
+    return StructType([StructField(item.name, spark_type(item.type)) for item in of.columns])
 
 
 def spark_type(type_: Scalar | Struct | ListOf) -> DataType:

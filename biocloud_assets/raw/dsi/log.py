@@ -1,0 +1,30 @@
+"""The delivery log: which deliveries are ingested. Being in it is what "ingested" means.
+
+What belongs here: reading the table `raw/dsi/delivery`, which takes no engine, so that sensors and the command line
+can. What doesn't: writing it, which is the last step of `ingest`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from biocloud_assets.lake import DataLake
+from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG
+from biocloud_assets.spark import delta
+
+
+def ingested(lake: DataLake) -> set[str]:
+    """The names of all ingested deliveries.
+
+    They are the table's partitions, so its Delta log tells them, and no data file is read however many there are.
+    """
+    return delta.partition_values(lake, LOG.path, DELIVERY_COLUMN)
+
+
+def read(lake: DataLake, delivery: str) -> dict[str, Any] | None:
+    """What the log says of one delivery (the columns of `contract.LOG`); None if it is not ingested."""
+    table = delta.open_table(lake, LOG.path)
+    if table is None:
+        return None
+    rows = table.to_pyarrow_table(partitions=[(DELIVERY_COLUMN, "=", delivery)]).to_pylist()
+    return {**rows[0], "rows": dict(rows[0]["rows"])} if rows else None

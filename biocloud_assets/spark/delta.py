@@ -1,0 +1,167 @@
+"""Writing one partition of a Delta table, safely, and reading a table's log.
+
+What belongs here: what is true of every table. What doesn't: which tables there are.
+
+The engines differ where it hurts: Sail 0.7 ignores dynamic partition overwrite and overwrites the whole table, doesn't
+refuse rows that break the `replaceWhere` predicate, and fails on `replaceWhere` into a table that isn't there. So a
+table is created first, rows are checked against the predicate before they are written, and dynamic partition overwrite
+is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from biocloud_assets.errors import TableError
+from biocloud_assets.lake import DataLake
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import DataType, StructType
+
+_T = TypeVar("_T")
+
+_CONFLICTS = (
+    "Failed to commit transaction",  # Sail
+    "Transaction failed",
+    "version already exists",
+    "already exists",
+    "Concurrent",  # Delta on a JVM: ConcurrentAppendException and its kin
+    "DELTA_CONCURRENT",
+    "ProtocolChangedException",
+    "MetadataChangedException",
+)
+_ATTEMPTS = 12
+
+
+def open_table(lake: DataLake, path: str) -> DeltaTable | None:
+    """A table's log, read by delta-rs without an engine; None where there is no table.
+
+    Args:
+        lake: the lake.
+        path: the table's path in it.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    options = {"allow_http": "true"} if lake.root.startswith("s3://") and lake.insecure else None
+    try:
+        return DeltaTable(lake.uri(path), storage_options=options)
+    except TableNotFoundError:
+        return None
+
+
+def versions(lake: DataLake, path: str) -> int | None:
+    """The version of a table; None where there is no table."""
+    table = open_table(lake, path)
+    return None if table is None else table.version()
+
+
+def partition_values(lake: DataLake, path: str, column: str) -> set[str]:
+    """The values of a partition column for which a table holds files, from its log alone."""
+    table = open_table(lake, path)
+    return set() if table is None else {partition[column] for partition in table.partitions()}
+
+
+def replace_partition(
+    spark: SparkSession, lake: DataLake, path: str, rows: DataFrame, schema: StructType, column: str, value: str
+) -> None:
+    """Replace exactly the rows of one partition, in one commit. The same rows twice leave the same table.
+
+    Args:
+        spark: the session.
+        lake: the lake.
+        path: the table's path in it; the table is created where there is none.
+        rows: the partition's new rows, with the columns and types of `schema`.
+        schema: the table's schema.
+        column: the column that the table is partitioned by, a string.
+        value: the partition's value.
+
+    Raises:
+        TableError: the rows or the table that is there have another schema, or a row isn't of the partition. Nothing
+            was written.
+    """
+    _check_schema(lake.uri(path), "the rows to write", rows.schema, schema)
+    from pyspark.sql import functions as F
+
+    strangers = rows.where(~F.col(column).eqNullSafe(F.lit(value))).limit(1).count()
+    if strangers:
+        raise TableError(
+            lake.uri(path),
+            expected=f"only rows with {column} = {value!r}",
+            found="others among those to write",
+            hint="Nothing was written; this is a fault of the program, please report it.",
+        )
+    _retrying(lambda: _ensure_table(spark, lake.uri(path), rows.limit(0), schema, column))
+    predicate = f"{column} = '{_escaped(value)}'"
+    _retrying(
+        lambda: rows.write.format("delta").mode("overwrite").option("replaceWhere", predicate).save(lake.uri(path))
+    )
+
+
+def read_partition(spark: SparkSession, lake: DataLake, path: str, column: str, value: str) -> DataFrame:
+    """The rows of one partition."""
+    from pyspark.sql import functions as F
+
+    return spark.read.format("delta").load(lake.uri(path)).where(F.col(column) == value)
+
+
+def _ensure_table(spark: SparkSession, uri: str, empty: DataFrame, schema: StructType, column: str) -> None:
+    """Create the table where there is none; add the columns that it lacks; refuse one of other types."""
+    (
+        empty.write.format("delta")
+        .mode("ignore")
+        .partitionBy(column)
+        # No statistics for doubles: they leave NaN out, and an engine that trusts them reads NaN as a number.
+        .option("delta.dataSkippingStatsColumns", ",".join(_indexed_columns(schema, column)))
+        .save(uri)
+    )
+    there = spark.read.format("delta").load(uri).schema
+    if [field.name for field in schema if field.name not in there.names]:
+        empty.write.format("delta").mode("append").option("mergeSchema", "true").save(uri)
+        there = spark.read.format("delta").load(uri).schema
+    _check_schema(uri, "the table that is there", there, schema)
+
+
+def _indexed_columns(schema: StructType, partition: str) -> list[str]:
+    scalars = {"string", "integer", "long", "timestamp"}
+    return [f.name for f in schema if f.dataType.typeName() in scalars and f.name != partition]
+
+
+def _check_schema(uri: str, what: str, found: StructType, expected: StructType) -> None:
+    def plain(type_: DataType) -> str:
+        return type_.simpleString()
+
+    wrong = {field.name: plain(field.dataType) for field in found}
+    right = {field.name: plain(field.dataType) for field in expected}
+    if wrong != right:
+        names = [name for name in {**right, **wrong} if right.get(name) != wrong.get(name)]
+        raise TableError(
+            uri,
+            expected=", ".join(f"{name}: {right.get(name, 'no such column')}" for name in names),
+            found=", ".join(f"{name}: {wrong.get(name, 'no such column')}" for name in names) + f" in {what}",
+            hint="Nothing was written. A table of other columns or types has to be migrated, or moved away, first.",
+        )
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _retrying(action: Callable[[], _T]) -> _T:
+    """Do it again, after a random while, as long as another commit came first."""
+    return Retrying(
+        retry=retry_if_exception(_is_conflict),
+        wait=wait_random_exponential(multiplier=0.1, max=5),
+        stop=stop_after_attempt(_ATTEMPTS),
+        reraise=True,
+    )(action)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    text = f"{type(error).__name__}: {error}"
+    return any(sign in text for sign in _CONFLICTS)
