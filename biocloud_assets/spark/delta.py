@@ -67,6 +67,18 @@ def partition_values(lake: DataLake, path: str, column: str) -> set[str]:
     return set() if table is None else {partition[column] for partition in table.partitions()}
 
 
+def partition_size(lake: DataLake, path: str, column: str, value: str) -> tuple[int, int]:
+    """The size of a partition's files in bytes, and the version of the table."""
+    import pyarrow as pa
+
+    table = open_table(lake, path)
+    if table is None:
+        return 0, -1
+    files = pa.table(table.get_add_actions(flatten=True)).to_pydict()
+    in_partition = zip(files[f"partition.{column}"], files["size_bytes"], strict=True) if files["path"] else ()
+    return sum(size for partition, size in in_partition if partition == value), table.version()
+
+
 def replace_partition(
     spark: SparkSession, lake: DataLake, path: str, rows: DataFrame, schema: StructType, column: str, value: str
 ) -> None:

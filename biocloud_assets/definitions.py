@@ -1,0 +1,35 @@
+"""The code location: all of Biocloud's Dagster definitions for an environment.
+
+What belongs here: `build_definitions` and `defs`; nothing else.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from biocloud_assets.raw.dsi.assets import assets
+from biocloud_assets.raw.dsi.checks import check_tables
+from biocloud_assets.raw.dsi.jobs import dsi_raw
+from biocloud_assets.raw.dsi.sensors import build_sensors
+from biocloud_assets.resources import LakehouseResource
+from biocloud_assets.settings import Settings
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """All definitions.
+
+    Args:
+        settings: of the environment; tests give their own.
+    """
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=[check_tables],
+        jobs=[dsi_raw],
+        sensors=build_sensors(settings),
+        resources={"lakehouse": LakehouseResource.of(settings)},
+        # One process, so that one embedded engine is started and each step sees what the one before has inspected.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions(Settings.load())
