@@ -451,17 +451,18 @@ def _following(
     def follow() -> None:
         import dagster as dg
 
-        start = progress.tasks[0].completed
-        while not stop.wait(0.3):
-            done = 0
-            step = "starting"
-            for record in instance.get_records_for_run(run_id).records:
+        cursor = None
+        step = "starting"
+        while not stop.wait(0.5):
+            records = instance.get_records_for_run(run_id, cursor=cursor)
+            cursor = records.cursor
+            for record in records.records:
                 event = record.event_log_entry.dagster_event
                 if event is not None and event.event_type is dg.DagsterEventType.STEP_SUCCESS:
-                    done += 1
+                    progress.advance(task)
                 elif event is not None and event.event_type is dg.DagsterEventType.STEP_START:
                     step = (event.step_key or "").removeprefix("raw__dsi__")
-            progress.update(task, completed=start + done, description=f"{delivery} [dim]{step}[/]")
+            progress.update(task, description=f"{delivery} [dim]{step}[/]")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -1,6 +1,6 @@
 """The DSI contract's checks, as Dagster shows them.
 
-What belongs here: which kinds of fault make which check, and what a result looks like. What doesn't: finding faults
+What belongs here: which fault makes which check fail, and what a result looks like. What doesn't: finding faults
 (`validation`, `quality`).
 
 The checks of the landing assets are made by the asset itself, for they decide whether anything is written. Those of the
@@ -8,88 +8,19 @@ tables have a step of their own, so that they can be run alone, for one delivery
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import dagster as dg
 
 from biocloud_assets.raw.dsi import contract, quality
 from biocloud_assets.raw.dsi.partitions import deliveries
-from biocloud_assets.raw.dsi.validation import Inspection, Kind
+from biocloud_assets.raw.dsi.validation import Fault, Inspection
 from biocloud_assets.resources import LakehouseResource
 
-
-@dataclass(frozen=True)
-class LandingCheck:
-    """A check of a landing asset: the kinds of fault that it fails for."""
-
-    name: str
-    description: str
-    kinds: frozenset[Kind]
-    blocking: bool = True
-
-
-LANDING_CHECKS: tuple[LandingCheck, ...] = (
-    LandingCheck(
-        "files",
-        "The folder is there, and all its files are whole Parquet files.",
-        frozenset(
-            {
-                Kind.MISSING_FOLDER,
-                Kind.EMPTY_FOLDER,
-                Kind.NOT_PARQUET,
-                Kind.TRUNCATED_PARQUET,
-                Kind.UNREADABLE_PARQUET,
-            }
-        ),
-    ),
-    LandingCheck(
-        "schema",
-        "Every column of the contract is there, in its type or one that can be widened to it without loss.",
-        frozenset(
-            {
-                Kind.MISSING_COLUMN,
-                Kind.RENAMED_COLUMN,
-                Kind.REPEATED_COLUMN,
-                Kind.WRONG_TYPE,
-                Kind.LOSSY_TYPE,
-                Kind.FILES_DISAGREE,
-            }
-        ),
-    ),
-    LandingCheck(
-        "keys",
-        "No key is null or repeated, no required value is null, and no list has a null element.",
-        frozenset({Kind.NULL_KEY, Kind.NULL_VALUE, Kind.REPEATED_KEY, Kind.NULL_ELEMENT}),
-    ),
-    LandingCheck(
-        "known",
-        "There are no files and columns that the contract doesn't know. The values of such columns are kept.",
-        frozenset({Kind.UNKNOWN_COLUMN, Kind.UNEXPECTED_FILE}),
-        blocking=False,
-    ),
-    LandingCheck(
-        "ranges",
-        "Probabilities and boxes are between 0 and 1, and no box is inverted.",
-        frozenset({Kind.PROBABILITY_RANGE, Kind.BOX_RANGE, Kind.BOX_INVERTED}),
-        blocking=False,
-    ),
-    LandingCheck(
-        "references",
-        "Every reference is to a row of this delivery or of one that is in the lake.",
-        frozenset({Kind.UNKNOWN_REFERENCE}),
-        blocking=False,
-    ),
-)
-
-
-def _landing_checks_of(folder: contract.Folder) -> Iterator[LandingCheck]:
-    fields = [item for _, item in contract.walk(folder.fields)]
-    for check in LANDING_CHECKS:
-        if check.name == "ranges" and not any(item.range for item in fields):
-            continue
-        if check.name == "references" and not any(item.references for item in fields):
-            continue
-        yield check
+LANDING_CHECKS = {
+    "contract": "All files are whole, with the columns and types of the contract; keys and lists are as it says.",
+    "plausible": "Values are in range, references lead somewhere, and there is nothing that the contract doesn't know.",
+}
+"""The checks of each landing asset: `contract` blocks, with the faults that keep a delivery out; `plausible` warns."""
 
 
 def landing_key(folder: str) -> dg.AssetKey:
@@ -104,32 +35,33 @@ def table_key(table: contract.Table) -> dg.AssetKey:
 
 landing_check_specs = [
     dg.AssetCheckSpec(
-        check.name,
+        name,
         asset=landing_key(folder.name),
-        description=check.description,
-        blocking=check.blocking,
+        description=description,
+        blocking=name == "contract",
         partitions_def=deliveries,
     )
     for folder in contract.FOLDERS
-    for check in _landing_checks_of(folder)
+    for name, description in LANDING_CHECKS.items()
 ]
 
 
 def landing_results(inspection: Inspection, folder: contract.Folder) -> Iterator[dg.AssetCheckResult]:
     """The results of the checks of one folder, from what the inspection found."""
-    for check in _landing_checks_of(folder):
-        faults = [fault for fault in inspection.of(folder.name) if fault.kind in check.kinds]
+    for name in LANDING_CHECKS:
+        blocking = name == "contract"
+        faults = [fault for fault in inspection.of(folder.name) if fault.is_warning is not blocking]
         yield dg.AssetCheckResult(
             asset_key=landing_key(folder.name),
-            check_name=check.name,
+            check_name=name,
             passed=not faults,
-            severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
             description="\n".join(map(str, faults)) or None,
             metadata={"faults": _fault_table(faults)} if faults else {},
         )
 
 
-def _fault_table(faults: list) -> dg.TableMetadataValue:
+def _fault_table(faults: list[Fault]) -> dg.TableMetadataValue:
     names = ("kind", "file", "column", "expected", "found")
     return dg.MetadataValue.table(
         records=[dg.TableRecord({name: str(getattr(fault, name) or "") for name in names}) for fault in faults],
