@@ -4,7 +4,7 @@ What belongs here: what is true of every table. What doesn't: which tables there
 
 The engines differ where it hurts: Sail 0.7 ignores dynamic partition overwrite and overwrites the whole table, doesn't
 refuse rows that break the `replaceWhere` predicate, and fails on `replaceWhere` into a table that isn't there. So a
-table is created first, rows are checked against the predicate before they are written, and dynamic partition overwrite
+table is created first, the partition's value is set here for every row that is written, and dynamic partition overwrite
 is never used.
 """
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from biocloud_assets.errors import TableError
@@ -21,7 +23,7 @@ from biocloud_assets.lake import DataLake
 if TYPE_CHECKING:
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import DataType, StructType
+    from pyspark.sql.types import DataType
 
 _T = TypeVar("_T")
 
@@ -80,7 +82,13 @@ def partition_size(lake: DataLake, path: str, column: str, value: str) -> tuple[
 
 
 def replace_partition(
-    spark: SparkSession, lake: DataLake, path: str, rows: DataFrame, schema: StructType, column: str, value: str
+    spark: SparkSession,
+    lake: DataLake,
+    path: str,
+    rows: DataFrame | None,
+    schema: StructType,
+    column: str,
+    value: str,
 ) -> None:
     """Replace exactly the rows of one partition, in one commit. The same rows twice leave the same table.
 
@@ -88,37 +96,29 @@ def replace_partition(
         spark: the session.
         lake: the lake.
         path: the table's path in it; the table is created where there is none.
-        rows: the partition's new rows, with the columns and types of `schema`.
+        rows: the partition's new rows, with the columns and types of `schema` but without `column`, which is added here
+            so that no row can be of another partition; none to empty it.
         schema: the table's schema.
         column: the column that the table is partitioned by, a string.
         value: the partition's value.
 
     Raises:
-        TableError: the rows or the table that is there have another schema, or a row isn't of the partition. Nothing
-            was written.
+        TableError: the rows or the table that is there have other columns or types. Nothing was written.
     """
-    _check_schema(lake.uri(path), "the rows to write", rows.schema, schema)
-    from pyspark.sql import functions as F
-
-    strangers = rows.where(~F.col(column).eqNullSafe(F.lit(value))).limit(1).count()
-    if strangers:
-        raise TableError(
-            lake.uri(path),
-            expected=f"only rows with {column} = {value!r}",
-            found="others among those to write",
-            hint="Nothing was written; this is a fault of the program, please report it.",
-        )
-    _retrying(lambda: _ensure_table(spark, lake.uri(path), rows.limit(0), schema, column))
+    uri = lake.uri(path)
+    # Made of expressions, for these have the engine's own types to the last detail, and are planned in no time.
+    empty = spark.range(0).select(*(F.lit(None).cast(field.dataType).alias(field.name) for field in schema))
+    if rows is not None:
+        there = StructType([field for field in schema if field.name != column])
+        _check_schema(uri, "the rows to write", rows.schema, there)
+    new = empty if rows is None else rows.withColumn(column, F.lit(value)).select(*schema.names)
+    _retrying(lambda: _ensure_table(spark, uri, empty, schema, column))
     predicate = f"{column} = '{_escaped(value)}'"
-    _retrying(
-        lambda: rows.write.format("delta").mode("overwrite").option("replaceWhere", predicate).save(lake.uri(path))
-    )
+    _retrying(lambda: new.write.format("delta").mode("overwrite").option("replaceWhere", predicate).save(uri))
 
 
 def read_partition(spark: SparkSession, lake: DataLake, path: str, column: str, value: str) -> DataFrame:
     """The rows of one partition."""
-    from pyspark.sql import functions as F
-
     return spark.read.format("delta").load(lake.uri(path)).where(F.col(column) == value)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructField
+from pyspark.sql.types import DataType
 
 from biocloud_assets.errors import DeliveryRefusedError, TableError
 from biocloud_assets.lake import DataLake
@@ -91,7 +91,7 @@ def write_table(place: Place, delivery: str, table: Table) -> int:
     """
     inspection = inspect_or_refuse(place, delivery)
     _forget_if_changed(place, inspection)
-    rows = table_rows(place, inspection, table).withColumn(DELIVERY_COLUMN, F.lit(delivery))
+    rows = table_rows(place, inspection, table)
     schema = contract.spark_schema(table)
     delta.replace_partition(place.spark, place.lake, table.path, rows, schema, DELIVERY_COLUMN, delivery)
     return _reconcile(place, inspection, (table,))[table.name]
@@ -101,7 +101,9 @@ def table_rows(place: Place, inspection: Inspection, table: Table) -> DataFrame:
     """The rows that a delivery has for a table: its columns, but for `_delivery`."""
     assert table.folder is not None, table
     folder = contract.folder(table.folder)
-    return unnest(source.read(place.spark, place.landing, folder, inspection.sources[folder.name]), table)
+    lists = {level.partition("[]")[0] for level in table.levels}
+    files = inspection.sources[folder.name]
+    return unnest(source.read(place.spark, place.landing, folder, files, lists=lists), table)
 
 
 def record(place: Place, delivery: str, *, engine: str, orchestrator: str, run_id: str) -> dict[str, Any]:
@@ -129,7 +131,6 @@ def record(place: Place, delivery: str, *, engine: str, orchestrator: str, run_i
     if row is not None and row["source_fingerprint"] == inspection.contents.fingerprint and row["rows"] == rows:
         return row
     row = {
-        DELIVERY_COLUMN: delivery,
         "contract_version": contract.VERSION,
         "rows": rows,
         "engine": engine,
@@ -140,8 +141,8 @@ def record(place: Place, delivery: str, *, engine: str, orchestrator: str, run_i
         "source_bytes": inspection.contents.size,
         "source_fingerprint": inspection.contents.fingerprint,
     }
-    _write_log(place, delivery, [row])
-    return row
+    _write_log(place, delivery, row)
+    return {DELIVERY_COLUMN: delivery, **row}
 
 
 def withdraw(place: Place, delivery: str) -> list[str]:
@@ -156,9 +157,7 @@ def withdraw(place: Place, delivery: str) -> list[str]:
     for table in TABLES:
         if delivery in delta.partition_values(place.lake, table.path, DELIVERY_COLUMN):
             schema = contract.spark_schema(table)
-            rows = delta.read_partition(place.spark, place.lake, table.path, DELIVERY_COLUMN, delivery)
-            nothing = rows.limit(0)
-            delta.replace_partition(place.spark, place.lake, table.path, nothing, schema, DELIVERY_COLUMN, delivery)
+            delta.replace_partition(place.spark, place.lake, table.path, None, schema, DELIVERY_COLUMN, delivery)
             withdrawn.append(table.name)
     return withdrawn
 
@@ -167,22 +166,23 @@ def _forget_if_changed(place: Place, inspection: Inspection) -> None:
     """Take a delivery out of the log whose source is no longer what the log says, before its tables change."""
     row = log.read(place.lake, inspection.delivery)
     if row is not None and row["source_fingerprint"] != inspection.contents.fingerprint:
-        _write_log(place, inspection.delivery, [])
+        _write_log(place, inspection.delivery, None)
 
 
-def _write_log(place: Place, delivery: str, rows: list[dict[str, Any]]) -> None:
+def _write_log(place: Place, delivery: str, row: dict[str, Any] | None) -> None:
     schema = contract.spark_schema(LOG)
-    frame = place.spark.range(len(rows)).select(*(_literal(rows, field).alias(field.name) for field in schema))
-    delta.replace_partition(place.spark, place.lake, LOG.path, frame, schema, DELIVERY_COLUMN, delivery)
+    rows = None
+    if row is not None:
+        fields = [field for field in schema if field.name in row]
+        rows = place.spark.range(1).select(*(_literal(row[f.name], f.dataType).alias(f.name) for f in fields))
+    delta.replace_partition(place.spark, place.lake, LOG.path, rows, schema, DELIVERY_COLUMN, delivery)
 
 
-def _literal(rows: list[dict[str, Any]], field: StructField) -> Column:
-    """The one value of a column, if there is one. As an expression, for an engine's own map is the only one that it
-    takes for the map of a table that is there."""
-    value = rows[0][field.name] if rows else None
+def _literal(value: Any, type_: DataType) -> Column:
+    """A value as an expression: an engine's own map is the only one that it takes for the map of a table."""
     if not isinstance(value, dict):
-        return F.lit(value).cast(field.dataType)
-    return F.create_map(*(F.lit(part) for item in value.items() for part in item)).cast(field.dataType)
+        return F.lit(value).cast(type_)
+    return F.create_map(*(F.lit(part) for item in value.items() for part in item)).cast(type_)
 
 
 def _reconcile(place: Place, inspection: Inspection, tables: tuple[Table, ...]) -> dict[str, int]:

@@ -10,9 +10,10 @@ object of the same nesting; an element whose innermost list is empty keeps it it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -35,7 +36,13 @@ _INNERMOST = {table.levels[-2]: table.levels[-1] for table in contract.TABLES if
 
 
 def read(
-    spark: SparkSession, landing: DataLake, folder: Folder, files: Iterable[SourceFile], *, rebuild: bool = False
+    spark: SparkSession,
+    landing: DataLake,
+    folder: Folder,
+    files: Iterable[SourceFile],
+    *,
+    lists: Container[str] | None = None,
+    rebuild: bool = False,
 ) -> DataFrame:
     """A folder's files as one frame.
 
@@ -44,7 +51,10 @@ def read(
         landing: the landing zone.
         folder: the folder.
         files: its files. A field in one that can't be used (`SourceFile.unusable`) reads as null.
-        rebuild: as in `conform`.
+        lists: the list columns that are needed; the others stay as they are in the files, which for files that need
+            casting saves the engine much planning. All if None.
+        rebuild: build every structure anew, also where nothing needs to be cast, so that every structure in a list has
+            a `_rescued` and a null structure becomes one whose fields are all null.
 
     Returns:
         the columns of the folder in the contract's order and types, and `_rescued`: a JSON object of the columns that
@@ -55,34 +65,14 @@ def read(
         # Files of one schema are read together; which are read is said by name, so that they are those inspected.
         groups.setdefault((file.schema, file.unusable), []).append(landing.uri(file.info.path))
     frames = [
-        conform(spark.read.parquet(*paths), folder, schema, unusable, rebuild=rebuild)
+        _conform(spark.read.parquet(*paths), folder, schema, _Builder(unusable, lists, rebuild))
         for (schema, unusable), paths in groups.items()
     ]
     return reduce(lambda left, right: left.unionByName(right), frames)
 
 
-def conform(
-    frame: DataFrame,
-    folder: Folder,
-    schema: pa.Schema,
-    unusable: frozenset[str] = frozenset(),
-    *,
-    rebuild: bool = False,
-) -> DataFrame:
-    """Bring a frame to the contract's columns and types.
-
-    Args:
-        frame: as read from files.
-        folder: the folder that the files are of.
-        schema: the files' schema.
-        unusable: the paths of fields to read as null.
-        rebuild: build every structure anew, also where nothing needs to be cast, so that every structure in a list has
-            a `_rescued` and a null structure becomes one whose fields are all null.
-
-    Returns:
-        as `read`.
-    """
-    builder = _Builder(unusable, rebuild)
+def _conform(frame: DataFrame, folder: Folder, schema: pa.Schema, builder: _Builder) -> DataFrame:
+    """Bring a frame, read from files of one schema, to the contract's columns and types."""
     found = {item.name: item.type for item in schema}
     values, rescued = builder.level(lambda name: F.col(_quoted(name)), folder.fields, found, "", (), [], False)
     return frame.select(*values, _json(rescued).alias(RESCUED_COLUMN))
@@ -91,6 +81,7 @@ def conform(
 @dataclass(frozen=True)
 class _Builder:
     unusable: frozenset[str]
+    lists: Container[str] | None
     rebuild: bool
 
     def level(
@@ -155,6 +146,8 @@ class _Builder:
         taken = rescued if passes_down else []
         if _is_canonical(item.type, found) and not self.rebuild and not taken:
             return column
+        if self.lists is not None and path.partition("[]")[0] not in self.lists:
+            return column
         here = f"{path}[]"
         fields = {field.name: field.type for field in _fields(found.value_type)}
 
@@ -218,20 +211,31 @@ def _is_canonical(type_: contract.Scalar | Struct | ListOf, found: pa.DataType) 
 def _jsonable(column: Column, type_: pa.DataType) -> Column:
     """A column of a type that the contract doesn't know, as something that every engine writes to JSON without loss."""
     t = pa.types
-    if t.is_dictionary(type_):
-        return _jsonable(column.cast("string"), pa.string())
+    if _is_text_in_json(type_):
+        return column.cast("string")
     if t.is_struct(type_):
-        fields = _fields(type_)
-        parts = [_jsonable(column.getField(item.name), item.type).alias(item.name) for item in fields]
+        parts = [_jsonable(column.getField(item.name), item.type).alias(item.name) for item in _fields(type_)]
         return F.when(column.isNotNull(), F.struct(*parts)) if parts else column.cast("string")
     if t.is_map(type_):
-        return F.transform_values(column, lambda _, value: _jsonable(value, type_.item_type))
+        values = F.transform(F.map_values(column), lambda value: _jsonable(value, type_.item_type))
+        return F.map_from_arrays(F.map_keys(column), values)
     if t.is_list(type_) or t.is_large_list(type_) or t.is_fixed_size_list(type_):
         return F.transform(column, lambda value: _jsonable(value, type_.value_type))
-    # Decimals would go through a double; the engines' JSON doesn't know times of day, nor nanoseconds.
-    as_text = t.is_decimal(type_) or t.is_time(type_) or t.is_float16(type_)
-    as_text = as_text or (t.is_timestamp(type_) and type_.unit == "ns") or t.is_duration(type_)
-    return column.cast("string") if as_text else column
+    return column
+
+
+def _is_text_in_json(type_: pa.DataType) -> bool:
+    """Whether a scalar has to be written as text: decimals would go through a double, and the engines' JSON doesn't
+    know times of day, durations, nanoseconds and dictionaries."""
+    t = pa.types
+    return (
+        t.is_decimal(type_)
+        or t.is_time(type_)
+        or t.is_duration(type_)
+        or t.is_float16(type_)
+        or t.is_dictionary(type_)
+        or (t.is_timestamp(type_) and type_.unit == "ns")
+    )
 
 
 def _json(rescued: _Rescued) -> Column:
@@ -245,10 +249,14 @@ def _json(rescued: _Rescued) -> Column:
             branch = branch.setdefault(name, {})
         branch[names[-1]] = value
 
-    def build(branch: dict[str, Any]) -> Column:
-        return F.struct(
-            *((build(value) if isinstance(value, dict) else value).alias(name) for name, value in branch.items())
-        )
+    def build(branch: dict[str, Any]) -> tuple[Column, Column]:
+        """The values of a branch, null if all are, and whether there is one."""
+        built = {
+            name: build(value) if isinstance(value, dict) else (value, value.isNotNull())
+            for name, value in branch.items()
+        }
+        is_any = reduce(or_, (present for _, present in built.values()))
+        return F.when(is_any, F.struct(*(value.alias(name) for name, (value, _) in built.items()))), is_any
 
-    is_any = reduce(lambda left, right: left | right, (value.isNotNull() for _, value in rescued))
-    return F.when(is_any, F.to_json(build(tree)))
+    values, is_any = build(tree)
+    return F.when(is_any, F.to_json(values))

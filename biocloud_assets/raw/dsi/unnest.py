@@ -37,12 +37,14 @@ def unnest(records: DataFrame, table: Table) -> DataFrame:
     levels = ("", *table.levels)
     own = [column for column in table.columns if column.source is not None]
     by_level = {level: [c for c in own if _level_of(c.source or "", levels) == level] for level in levels}
+    # Only of the list at hand: others may still have types that Spark has no name for.
+    schema = records.select(levels[1].partition("[]")[0]).schema if table.levels else None
     frame, done = records, [F.col(RESCUED_COLUMN)] if len(levels) == 1 else []
     get: Callable[[str], Column] = F.col
     for depth, level in enumerate(levels):
         here = [_column(column, level, get) for column in by_level[level]]
-        if depth:
-            has_rescued = RESCUED_COLUMN in _field_names(frame.schema[_ELEMENT].dataType)
+        if schema is not None and depth:
+            has_rescued = RESCUED_COLUMN in _names_at(schema, level)
             rescued = get(RESCUED_COLUMN) if has_rescued else F.lit(None).cast("string")
             if depth == len(levels) - 1:
                 above = [F.col(_ABOVE)] if table.keeps_empty else []
@@ -92,8 +94,17 @@ def _column(column: contract.Column, level: str, get: Callable[[str], Column]) -
     return (F.array_size(value) if column.takes == "size" else value).alias(column.name)
 
 
-def _field_names(type_: DataType) -> list[str]:
-    return list(getattr(type_, "names", []))
+def _names_at(schema: DataType, level: str) -> list[str]:
+    """The names of the fields of a list's elements."""
+    from pyspark.sql.types import ArrayType, StructType
+
+    type_ = schema
+    for step in level.replace("[]", ".[]").split("."):
+        if step == "[]" and isinstance(type_, ArrayType):
+            type_ = type_.elementType
+        elif isinstance(type_, StructType):
+            type_ = type_[step].dataType
+    return type_.names if isinstance(type_, StructType) else []
 
 
 def renest(tables: Mapping[str, DataFrame]) -> DataFrame:
