@@ -30,8 +30,7 @@ DELIVERY_COLUMN = "_delivery"
 RESCUED_COLUMN = "_rescued"
 """A JSON object of what the contract doesn't know, or null."""
 
-Scalar = Literal["string", "int", "long", "double", "timestamp", "map<string,long>"]
-"""The map stands in the delivery log alone."""
+Scalar = Literal["string", "int", "long", "double", "timestamp"]
 
 
 class Presence(StrEnum):
@@ -544,7 +543,12 @@ LOG = Table(
     (
         Column(DELIVERY_COLUMN, "string", "The delivery's datetime as written, UTC: the key and the partition"),
         Column("contract_version", "int", "The version of the contract that it was ingested under"),
-        Column("rows", "map<string,long>", "Rows per table"),
+        # A structure, for the engines don't agree on how a map lies in Parquet.
+        Column(
+            "rows",
+            Struct(tuple(Field(table.name, "long", f"Rows of {table.name}") for table in TABLES)),
+            "Rows per table",
+        ),
         Column("engine", "string", "What ran the Spark code: sail, jvm, databricks"),
         Column("orchestrator", "string", "What asked for it: dagster, airflow, a person's script"),
         Column("run_id", "string", "The orchestrator's identifier of the run"),
@@ -602,7 +606,6 @@ def spark_type(type_: Scalar | Struct | ListOf) -> DataType:
         "long": types.LongType(),
         "double": types.DoubleType(),
         "timestamp": types.TimestampType(),
-        "map<string,long>": types.MapType(types.StringType(), types.LongType()),
     }
     return scalars[type_]
 
@@ -621,7 +624,6 @@ def arrow_type(type_: Scalar | Struct | ListOf) -> pa.DataType:
         "long": pa.int64(),
         "double": pa.float64(),
         "timestamp": pa.timestamp("us", tz="UTC"),
-        "map<string,long>": pa.map_(pa.string(), pa.int64()),
     }
     return scalars[type_]
 

@@ -179,10 +179,10 @@ def _write_log(place: Place, delivery: str, row: dict[str, Any] | None) -> None:
 
 
 def _literal(value: Any, type_: DataType) -> Column:
-    """A value as an expression: an engine's own map is the only one that it takes for the map of a table."""
-    if not isinstance(value, dict):
-        return F.lit(value).cast(type_)
-    return F.create_map(*(F.lit(part) for item in value.items() for part in item)).cast(type_)
+    """A value as an expression, which has an engine's own types to the last detail."""
+    if isinstance(value, dict):
+        return F.struct(*(F.lit(part).cast("bigint").alias(name) for name, part in value.items()))
+    return F.lit(value).cast(type_)
 
 
 def _reconcile(place: Place, inspection: Inspection, tables: tuple[Table, ...]) -> dict[str, int]:

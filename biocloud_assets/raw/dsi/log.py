@@ -27,4 +27,4 @@ def read(lake: DataLake, delivery: str) -> dict[str, Any] | None:
     if table is None:
         return None
     rows = table.to_pyarrow_table(partitions=[(DELIVERY_COLUMN, "=", delivery)]).to_pylist()
-    return {**rows[0], "rows": dict(rows[0]["rows"])} if rows else None
+    return dict(rows[0]) if rows else None
