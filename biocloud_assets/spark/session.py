@@ -7,6 +7,7 @@ any data code.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,8 @@ def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     if s3_endpoint is not None and s3_endpoint.startswith("http://"):
         # Who names an http endpoint wants it used; Sail's S3 client wants to be told so twice.
         os.environ.setdefault("AWS_ALLOW_HTTP", "true")
+    # PySpark's client prints every error to stderr before it raises it.
+    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
     from pysail.spark import SparkConnectServer
     from pyspark.sql import SparkSession
 

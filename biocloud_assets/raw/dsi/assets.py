@@ -6,11 +6,13 @@ What belongs here: keys, dependencies, metadata, policies, and calls of the data
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import dagster as dg
+from pyspark.errors import AnalysisException
 
-from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError
+from biocloud_assets.errors import BiocloudError
 from biocloud_assets.raw.dsi import contract, ingest
 from biocloud_assets.raw.dsi.checks import landing_check_specs, landing_key, landing_results, table_key
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, RESULT, TABLES, Folder, Table
@@ -21,7 +23,7 @@ from biocloud_assets.spark import delta
 
 _OWNERS = ["team:biocloud"]
 _TAGS = {"domain": "dsi"}
-_RETRIES = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _PREVIEW_ROWS = 5
 
 
@@ -107,11 +109,8 @@ _landing_specs = [
 )
 def landing_folders(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> Iterator[dg.MaterializeResult]:
     """Inspect a delivery: every fault is found before any table is touched, and all are reported at once."""
-    place = lakehouse.place()
-    try:
-        inspection = ingest.inspect(place, context.partition_key, again=True)
-    except DeliveryNameError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+    with _no_retry_of_what_stays_wrong():
+        inspection = ingest.inspect(lakehouse.place(), context.partition_key, again=True)
     for fault in inspection.warnings:
         context.log.warning(str(fault))
     for fault in inspection.errors:
@@ -156,14 +155,21 @@ def _inspection_metadata(
     return metadata
 
 
+@contextmanager
+def _no_retry_of_what_stays_wrong() -> Iterator[None]:
+    """Fail at once for what another try can't mend; only a lost connection or its like is worth one."""
+    try:
+        yield
+    except (BiocloudError, AnalysisException) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
 def _write(context: dg.AssetExecutionContext, lakehouse: LakehouseResource, table: Table) -> dg.MaterializeResult:
     """Write a delivery's rows of one table, and say what is there now."""
     place = lakehouse.place()
     delivery = context.partition_key
-    try:
+    with _no_retry_of_what_stays_wrong():
         rows = ingest.write_table(place, delivery, table)
-    except (DeliveryNameError, DeliveryRefusedError) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     written = delta.read_partition(place.spark, place.lake, table.path, DELIVERY_COLUMN, delivery)
     preview = written.limit(_PREVIEW_ROWS).toArrow().to_pylist()
     size, version = delta.partition_size(place.lake, table.path, DELIVERY_COLUMN, delivery)
@@ -233,12 +239,10 @@ def unnested_tables(context: dg.AssetExecutionContext, lakehouse: LakehouseResou
 def delivery_log(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> dg.MaterializeResult:
     """Write the delivery into the log, when all nine tables hold it and their counts reconcile with the source."""
     place = lakehouse.place()
-    try:
+    with _no_retry_of_what_stays_wrong():
         row = ingest.record(
             place, context.partition_key, engine=lakehouse.engine, orchestrator="dagster", run_id=context.run_id
         )
-    except (DeliveryNameError, DeliveryRefusedError) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     return dg.MaterializeResult(
         metadata={
             "dagster/uri": place.lake.uri(LOG.path),

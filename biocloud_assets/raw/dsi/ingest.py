@@ -11,13 +11,14 @@ delivery whose source has changed is taken out of the log before its first table
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType
+from pyspark.sql.types import DataType, StructType
 
 from biocloud_assets.errors import DeliveryRefusedError, TableError
 from biocloud_assets.lake import DataLake
@@ -179,9 +180,10 @@ def _write_log(place: Place, delivery: str, row: dict[str, Any] | None) -> None:
 
 
 def _literal(value: Any, type_: DataType) -> Column:
-    """A value as an expression, which has an engine's own types to the last detail."""
-    if isinstance(value, dict):
-        return F.struct(*(F.lit(part).cast("bigint").alias(name) for name, part in value.items()))
+    """A value as an expression. A structure goes by JSON, for the fields of one that is built can't be null, and Sail
+    takes that for another type than the table's."""
+    if isinstance(type_, StructType):
+        return F.from_json(F.lit(json.dumps(value)), type_)
     return F.lit(value).cast(type_)
 
 
