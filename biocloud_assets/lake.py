@@ -11,9 +11,10 @@ way.
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +92,7 @@ class DataLake(ABC):
             LakeError: the root is neither.
         """
         scheme, separator, rest = root.partition("://")
-        if not separator:
+        if root and not separator:
             return _FolderLake(root)
         bucket, _, prefix = rest.partition("/")
         if scheme in {"s3", "s3a"} and bucket:
@@ -101,7 +102,7 @@ class DataLake(ABC):
         raise LakeError(
             f"root {root!r}",
             expected="a folder or s3://bucket/prefix",
-            found=f"the scheme {scheme!r}" if bucket else "no bucket",
+            found=f"the scheme {scheme!r}" if bucket else repr(root),
             hint="Give an address of one of these forms.",
         )
 
@@ -171,8 +172,10 @@ class _FolderLake(DataLake):
         )
 
     def walk(self, path: str = "") -> Iterator[FileInfo]:
-        found = (Path(folder, name) for folder, _, names in os.walk(self._path(path)) for name in names)
-        yield from sorted(self._info(file) for file in found)
+        # Links are followed, as listing one level does; one that leads nowhere is no file.
+        walked = os.walk(self._path(path), followlinks=True)
+        found = (Path(folder, name) for folder, _, names in walked for name in names)
+        yield from sorted(self._info(file) for file in found if file.is_file())
 
     def read(self, path: str, *, start: int = 0, length: int | None = None) -> bytes:
         try:
@@ -187,18 +190,25 @@ class _FolderLake(DataLake):
 
     def write(self, path: str, data: bytes) -> None:
         target = self._path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         # The whole file under another name first: a rename is atomic, so no reader ever sees half of it.
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = target.with_name(f".{uuid.uuid4().hex}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            temporary.replace(target)
+        except OSError as error:
+            raise LakeError(
+                self.uri(path),
+                expected="a place where a file can be written",
+                found=error.strerror or str(error),
+                hint="Check the path, the permissions and the space that is left.",
+            ) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def delete(self, paths: Iterable[str]) -> None:
         faults = []
@@ -254,15 +264,16 @@ class _S3Lake(DataLake):
         )
 
     def list(self, path: str = "", *, start_after: str = "") -> Listing:
-        # S3 compares whole keys, and a folder's keys go on with "/": start behind the last of them.
-        options = {"StartAfter": f"{self._key(path)}/{start_after}/\U0010ffff".lstrip("/")} if start_after else {}
+        # S3 compares whole keys: what it lists behind the name itself may still begin with it, and is sorted out below.
+        options = {"StartAfter": f"{self._key(path)}/{start_after}".lstrip("/")} if start_after else {}
         folders: list[str] = []
         files: list[FileInfo] = []
         for page in self._pages(path, Delimiter="/", **options):
             folders += [item["Prefix"].rstrip("/").rpartition("/")[2] for item in page.get("CommonPrefixes", ())]
             files += self._infos(page)
+        # S3 orders a folder as if its name ended with "/".
         return Listing(
-            tuple(folder for folder in folders if folder > start_after),
+            tuple(sorted(folder for folder in folders if folder > start_after)),
             tuple(file for file in files if file.name > start_after),
         )
 

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
             found the AWS-standard way and never read here.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     env: Environment = "local"
     home: Path = Path(".biocloud")
@@ -51,9 +51,9 @@ class Settings(BaseSettings):
     engine: Engine = "sail"
     quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     lookback_days: Annotated[int, Field(ge=0, le=3_660)] = 30
-    dagster_home: Path | None = Field(default=None, validation_alias=AliasChoices("DAGSTER_HOME", "dagster_home"))
-    s3_endpoint: str | None = Field(
-        default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "s3_endpoint")
+    dagster_home: Path | None = Field(default=None, validation_alias="DAGSTER_HOME")
+    s3_endpoint: Annotated[str, Field(pattern="^https?://[^/@]+(/.*)?$")] | None = Field(
+        default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     )
 
     @model_validator(mode="after")
@@ -92,14 +92,19 @@ class Settings(BaseSettings):
     @cached_property
     def landing(self) -> str:
         """The root of the landing zone: an absolute folder or an `s3://` address."""
-        return self.landing_root or str(self.home.absolute() / "landing")
+        return self._root(self.landing_root, "landing")
 
     @cached_property
     def lake(self) -> str:
         """The root of the lake: an absolute folder or an `s3://` address."""
-        return self.lake_root or str(self.home.absolute() / "lake")
+        return self._root(self.lake_root, "lake")
 
     @cached_property
     def dagster(self) -> Path:
         """The folder in which Dagster keeps its runs and events."""
-        return (self.dagster_home or self.home / "dagster").absolute()
+        return (self.dagster_home or self.home / "dagster").expanduser().absolute()
+
+    def _root(self, given: str | None, name: str) -> str:
+        if given is not None and "://" in given:
+            return given
+        return str(Path(given or self.home / name).expanduser().absolute())

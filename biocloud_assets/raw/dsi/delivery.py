@@ -144,6 +144,6 @@ def look(landing: DataLake, delivery: str) -> Contents:
         folder, _, name = file.path.removeprefix(f"{root}/").partition("/")
         if folder in files and name.endswith(".parquet") and not name.startswith(("_", ".")) and "/" not in name:
             files[folder].append(file)
-        elif not name.rpartition("/")[2].startswith(("_", ".")):  # _SUCCESS and its like are how writers say "done"
+        elif not file.name.startswith(("_", ".")):  # _SUCCESS and its like are how writers say "done"
             others.append(file.path.removeprefix(f"{root}/"))
     return Contents(delivery, {folder: tuple(found) for folder, found in files.items()}, tuple(others))

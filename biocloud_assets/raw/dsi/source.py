@@ -199,10 +199,7 @@ def _is_canonical(type_: contract.Scalar | Struct | ListOf, found: pa.DataType) 
             )
         )
     if isinstance(type_, ListOf):
-        is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return is_list and _is_canonical(type_.element, found.value_type)
-    if pa.types.is_large_string(found):
-        found = pa.string()
+        return pa.types.is_list(found) and _is_canonical(type_.element, found.value_type)
     if pa.types.is_timestamp(found) and found.tz is not None:
         found = pa.timestamp(found.unit, tz="UTC")
     return bool(found == contract.arrow_type(type_))
