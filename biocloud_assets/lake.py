@@ -113,6 +113,10 @@ class DataLake(ABC):
         """The full address of a path, as Spark and delta-rs take it."""
         return "/".join(filter(None, (self.root, _checked(path))))
 
+    def url(self, path: str) -> str:
+        """A file's address for an engine that takes `*`, `[` and their like in a plain path for patterns."""
+        return self.uri(path)
+
     @abstractmethod
     def list(self, path: str = "", *, start_after: str = "") -> Listing:
         """One level below a path, in order; nothing where the path isn't there.
@@ -150,6 +154,9 @@ class DataLake(ABC):
 class _FolderLake(DataLake):
     def __init__(self, root: str) -> None:
         self.root = str(Path(root).expanduser().absolute())
+
+    def url(self, path: str) -> str:
+        return self._path(path).as_uri()
 
     def _path(self, path: str) -> Path:
         return Path(self.root, _checked(path))

@@ -10,6 +10,7 @@ is never used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -57,7 +58,7 @@ def open_table(lake: DataLake, path: str) -> DeltaTable | None:
         return None
 
 
-def versions(lake: DataLake, path: str) -> int | None:
+def version(lake: DataLake, path: str) -> int | None:
     """The version of a table; None where there is no table."""
     table = open_table(lake, path)
     return None if table is None else table.version()
@@ -103,9 +104,11 @@ def replace_partition(
         value: the partition's value.
 
     Raises:
-        TableError: the rows or the table that is there have other columns or types. Nothing was written.
+        TableError: the rows or the table that is there have other columns or types, or the lake's root has signs in it
+            that an engine writes to another place. Nothing was written.
     """
     uri = lake.uri(path)
+    _check_uri(uri)
     # Made of expressions, for these have the engine's own types to the last detail, and are planned in no time.
     empty = spark.range(0).select(*(F.lit(None).cast(field.dataType).alias(field.name) for field in schema))
     if rows is not None:
@@ -122,6 +125,18 @@ def read_partition(spark: SparkSession, lake: DataLake, path: str, column: str, 
     return spark.read.format("delta").load(lake.uri(path)).where(F.col(column) == value)
 
 
+def _check_uri(uri: str) -> None:
+    """Refuse a root that Sail 0.7 percent-encodes when it writes Delta, which makes another folder of it."""
+    odd = sorted(set(re.sub(r"[\w./:&'@+,=~-]", "", uri, flags=re.ASCII)))
+    if odd:
+        raise TableError(
+            uri,
+            expected="a lake below a root of plain letters, digits and . _ - + : & ' @ , = ~",
+            found=f"{' '.join(map(repr, odd))} in it",
+            hint="Set BIOCLOUD_LAKE_ROOT to another folder.",
+        )
+
+
 def _ensure_table(spark: SparkSession, uri: str, empty: DataFrame, schema: StructType, column: str) -> None:
     """Create the table where there is none; add the columns that it lacks; refuse one of other types."""
     (
@@ -133,7 +148,11 @@ def _ensure_table(spark: SparkSession, uri: str, empty: DataFrame, schema: Struc
         .save(uri)
     )
     there = spark.read.format("delta").load(uri).schema
-    if [field.name for field in schema if field.name not in there.names]:
+    common = [field.name for field in schema if field.name in there.names]
+    _check_schema(
+        uri, "the table that is there", StructType([there[n] for n in common]), StructType([schema[n] for n in common])
+    )
+    if len(common) < len(schema):
         empty.write.format("delta").mode("append").option("mergeSchema", "true").save(uri)
         there = spark.read.format("delta").load(uri).schema
     _check_schema(uri, "the table that is there", there, schema)

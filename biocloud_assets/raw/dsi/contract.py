@@ -541,7 +541,6 @@ LOG = Table(
     None,
     "one ingested delivery",
     (
-        Column(DELIVERY_COLUMN, "string", "The delivery's datetime as written, UTC: the key and the partition"),
         Column("contract_version", "int", "The version of the contract that it was ingested under"),
         # A structure, for the engines don't agree on how a map lies in Parquet.
         Column(
@@ -558,6 +557,7 @@ LOG = Table(
         Column(
             "source_fingerprint", "string", "Digest of their names, sizes and tags or times: tells a changed delivery"
         ),
+        Column(DELIVERY_COLUMN, "string", "The delivery's datetime as written, UTC: the key and the partition"),
     ),
     (DELIVERY_COLUMN,),
 )

@@ -26,5 +26,5 @@ def read(lake: DataLake, delivery: str) -> dict[str, Any] | None:
     table = delta.open_table(lake, LOG.path)
     if table is None:
         return None
-    rows = table.to_pyarrow_table(partitions=[(DELIVERY_COLUMN, "=", delivery)]).to_pylist()
+    rows = table.to_pyarrow_table(filters=[(DELIVERY_COLUMN, "=", delivery)]).to_pylist()
     return dict(rows[0]) if rows else None

@@ -63,7 +63,7 @@ def read(
     groups: dict[tuple[pa.Schema, frozenset[str]], list[str]] = {}
     for file in files:
         # Files of one schema are read together; which are read is said by name, so that they are those inspected.
-        groups.setdefault((file.schema, file.unusable), []).append(landing.uri(file.info.path))
+        groups.setdefault((file.schema, file.unusable), []).append(landing.url(file.info.path))
     frames = [
         _conform(spark.read.parquet(*paths), folder, schema, _Builder(unusable, lists, rebuild))
         for (schema, unusable), paths in groups.items()
