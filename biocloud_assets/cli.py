@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -50,6 +51,8 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+_INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 _STATE_STYLE = {"ingested": "green", "complete": "cyan", "arriving": "yellow", "refused": "red", "failed": "red"}
 
@@ -344,11 +347,9 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
 def _run_all(settings: Settings, todo: list[deliveries_.Contents], *, quiet: bool) -> list[Outcome]:
     """Run the job for each delivery, oldest first; one that is refused or fails doesn't stop the others."""
     outcomes = []
-    with _bar(quiet=quiet) as progress, _engine(settings) as engine:
+    with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings) as engine:
         task = progress.add_task("Starting", total=None)
         instance = _instance(settings)
-        import dagster as dg
-
         from biocloud_assets.definitions import build_definitions
 
         job = build_definitions(settings).resolve_job_def("dsi_raw")
@@ -358,31 +359,76 @@ def _run_all(settings: Settings, todo: list[deliveries_.Contents], *, quiet: boo
         instance.add_dynamic_partitions("dsi_delivery", [contents.delivery for contents in todo])
         for number, contents in enumerate(todo):
             run_id = str(uuid.uuid4())
+            running.delivery, running.run_id = contents.delivery, run_id
             with _following(instance, run_id, progress, task, contents.delivery):
-                try:
-                    result = job.execute_in_process(
-                        instance=instance,
-                        run_id=run_id,
-                        partition_key=contents.delivery,
-                        raise_on_error=False,
-                        tags={"biocloud/fingerprint": contents.fingerprint},
-                        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                    )
-                except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-                    _take_back(settings, contents.delivery)
-                    raise KeyboardInterrupt from None
+                result = job.execute_in_process(
+                    instance=instance,
+                    run_id=run_id,
+                    partition_key=contents.delivery,
+                    raise_on_error=False,
+                    tags={"biocloud/fingerprint": contents.fingerprint},
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                )
             outcomes.append(_outcome(settings, contents, result))
             progress.update(task, completed=steps * (number + 1))
     return outcomes
 
 
-def _take_back(settings: Settings, delivery: str) -> None:
-    """After Ctrl-C: leave nothing of a delivery in the lake that isn't wholly there."""
-    from biocloud_assets.raw.dsi.ingest import withdraw
+@dataclass
+class _Running:
+    """The run that is under way, if one is."""
 
-    tables = withdraw(_place(settings), delivery)
-    if tables:
-        err.print(f"Interrupted; took {delivery} back out of {', '.join(tables)}.")
+    delivery: str = ""
+    run_id: str = ""
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Running]:
+    """Let Ctrl-C end a run at once, and take what it wrote back.
+
+    Dagster takes an interrupt for a fault that its retry policy mends, so it never gets to see one. The ingest survives
+    being killed at any moment: so this process is replaced, as if killed, by one that takes the delivery back.
+    """
+    running = _Running()
+    signals = {signal.SIGINT}  # not SIGTERM: children inherit the mask, and Dagster ends its own by it
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.is_set():
+            if signal.sigtimedwait(signals, 0.2) is not None:
+                arguments = ["take-back", *([running.delivery, running.run_id] if running.run_id else [])]
+                os.execv(sys.executable, [sys.executable, "-m", "biocloud_assets.cli", *arguments])
+
+    # Blocked before any other thread starts, for threads inherit it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    try:
+        yield running
+    finally:
+        over.set()
+        waiter.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@app.command("take-back", hidden=True)
+def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("")) -> None:
+    """After an interrupt: leave nothing of a delivery in the lake that isn't wholly there."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    err.show_cursor()
+    err.print()
+    if delivery:
+        settings = Settings.load()
+        from biocloud_assets.raw.dsi.ingest import withdraw
+
+        if tables := withdraw(_place(settings), delivery):
+            err.print(f"Took {delivery} back out of {', '.join(tables)}.")
+        instance = _instance(settings)
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_canceled(run, message="Interrupted on the command line.")
+    err.print("Interrupted. What is in the lake is whole; the same command goes on with the rest.")
+    raise typer.Exit(_INTERRUPTED)
 
 
 @contextmanager
@@ -528,6 +574,7 @@ def main() -> None:
     except BiocloudError as error:
         err.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         sys.exit(2 if isinstance(error, (SettingsError, DeliveryNameError)) else 1)
-    except KeyboardInterrupt:
-        err.print("Interrupted. What was whole is in the lake; run the same command again for the rest.")
-        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
