@@ -1,0 +1,106 @@
+"""The Dagster definitions: what there is, how it hangs together, and that the UI and `dagster dev` can load it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from biocloud_assets.definitions import build_definitions
+from biocloud_assets.raw.dsi import contract
+from biocloud_assets.raw.dsi.contract import LOG, TABLES
+from biocloud_assets.settings import Settings
+
+SNAPSHOT = Path(__file__).with_name("definitions.json")
+
+
+def local() -> dg.Definitions:
+    return build_definitions(Settings())
+
+
+def snapshot(definitions: dg.Definitions) -> dict[str, Any]:
+    """What is defined, in a form that reads well in a diff."""
+    repository = definitions.get_repository_def()
+    graph = repository.asset_graph
+    return {
+        "assets": {
+            key.to_user_string(): {
+                "deps": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+                "group": graph.get(key).group_name,
+                "kinds": sorted(graph.get(key).kinds),
+                "owners": sorted(graph.get(key).owners),
+                "partitions": getattr(graph.get(key).partitions_def, "name", None),
+                "pools": sorted(graph.get(key).pools or ()),
+                "checks": sorted(
+                    f"{check.name}{' (blocking)' if graph.get(check).blocking else ''}"
+                    for check in graph.asset_check_keys
+                    if check.asset_key == key
+                ),
+            }
+            for key in sorted(graph.get_all_asset_keys())
+        },
+        "jobs": sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
+        "sensors": {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs},
+        "schedules": sorted(schedule.name for schedule in repository.schedule_defs),
+    }
+
+
+def test_the_definitions_are_those_that_were_agreed() -> None:
+    """Run `python tests/test_definitions.py` to agree to a change, and look at the diff."""
+    assert snapshot(local()) == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_folder_and_table_is_an_asset_with_its_address() -> None:
+    keys = {key.to_user_string() for key in local().get_repository_def().asset_graph.get_all_asset_keys()}
+    assert {f"landing/dsi/{folder.name}" for folder in contract.FOLDERS} <= keys
+    assert {table.path for table in (*TABLES, LOG)} <= keys
+
+
+def test_every_column_tells_where_it_comes_from() -> None:
+    graph = local().get_repository_def().asset_graph
+    for table in TABLES:
+        metadata = graph.get(dg.AssetKey(table.path.split("/"))).metadata
+        columns = [column.name for column in metadata["dagster/column_schema"].value.columns]
+        assert columns == [column.name for column in table.columns]
+        lineage = metadata["dagster/column_lineage"].value.deps_by_column
+        for column in table.columns:
+            if column.name not in {contract.RESCUED_COLUMN, contract.DELIVERY_COLUMN}:
+                (source,) = lineage[column.name]
+                assert source.asset_key == dg.AssetKey(["landing", "dsi", str(table.folder)])
+                assert source.column_name in {item.name for item in contract.folder(str(table.folder)).fields}
+
+
+def test_the_sensor_is_off_outside_local() -> None:
+    roots = {"BIOCLOUD_LANDING_ROOT": "s3://in", "BIOCLOUD_LAKE_ROOT": "s3://lake"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**roots, "BIOCLOUD_ENV": "production"}.items():
+            patch.setenv(name, value)
+        definitions = build_definitions(Settings.load())
+    assert {sensor.default_status for sensor in definitions.get_repository_def().sensor_defs} == {
+        dg.DefaultSensorStatus.STOPPED
+    }
+
+
+@pytest.mark.parametrize("command", [["asset", "list"], ["definitions", "validate"]])
+def test_dagsters_own_commands_load_it(command: list[str], tmp_path: Path) -> None:
+    workspace = ["-w", "workspace.yaml"] if command[0] == "definitions" else ["-m", "biocloud_assets.definitions"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", *command, *workspace],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if command == ["asset", "list"]:
+        assert "raw/dsi/delivery" in done.stdout.splitlines()
+    assert "PreviewWarning" not in done.stderr
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(snapshot(local()), indent=2) + "\n")
