@@ -58,10 +58,9 @@ _STATE_STYLE = {"ingested": "green", "complete": "cyan", "arriving": "yellow", "
 
 _DAGSTER_YAML = """\
 # Made by `biocloud`. Dagster's settings for this machine: https://docs.dagster.io/deployment/oss/dagster-yaml
+# The pools have no limit here: a process that is killed would keep its slot, and two writers of a table get along.
 telemetry: {enabled: false}
 nux: {enabled: false}
-concurrency:
-  pools: {granularity: op, default_limit: 1} # one writer for each table
 retention:
   sensor: {purge_after_days: {skipped: 7, started: -1, failure: 30, success: -1}}
 """

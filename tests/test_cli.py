@@ -193,24 +193,29 @@ def test_from_and_to_s3(s3_root: str, s3_server: str, tmp_path: Path) -> None:
     assert biocloud("verify", GOOD).count("equal") == len(contract.FOLDERS)
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_leaves_nothing_half_written_and_after_a_kill_the_next_run_heals(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
     biocloud = Biocloud(tmp_path)
-    biocloud("sample", "--results", "20000", "--seed", "3")
-    (name,) = (row["delivery"] for row in biocloud.json("deliveries"))
+    biocloud("sample", "--results", "5000", "--seed", "3")
     process = biocloud.start("ingest")
     first = tmp_path / "lake" / TABLES[0].path / "_delta_log"
     until = time.monotonic() + 60
     while not first.exists() and time.monotonic() < until:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
-    for spec in TABLES:
-        path = tmp_path / "lake" / spec.path
-        if path.exists():
-            assert deltalake.DeltaTable(str(path)).to_pyarrow_table().num_rows == 0, spec.name
-    assert "ingested" in biocloud("ingest")
-    assert biocloud("verify", name).count("equal") == len(contract.FOLDERS)
+    if sent is signal.SIGINT:
+        assert process.returncode == 130, out + err
+        assert "Interrupted" in err
+        for spec in TABLES:
+            path = tmp_path / "lake" / spec.path
+            if path.exists():
+                assert deltalake.DeltaTable(str(path)).to_pyarrow_table().num_rows == 0, spec.name
+    (row,) = biocloud.json("ingest")["deliveries"]
+    assert row["state"] == "ingested"
+    assert biocloud("verify", row["delivery"]).count("equal") == len(contract.FOLDERS)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def _lines() -> Iterator[str]:
         yield "| field | type | rule | what it is |"
         yield "| --- | --- | --- | --- |"
         for path, item in contract.walk(folder.fields):
-            kind = "list" if isinstance(item.type, contract.ListOf) else item.type
-            kind = "struct" if isinstance(kind, contract.Struct) else kind
+            nested = {contract.ListOf: "list", contract.Struct: "struct"}
+            kind = nested.get(type(item.type), str(item.type))
             rules = [_PRESENCE[item.presence]]
             rules += [f"→ `{item.references}`"] if item.references else []
             rules += [f"{item.range[0]:g} to {item.range[1]:g}"] if item.range else []

@@ -29,6 +29,8 @@ FINGERPRINT_TAG = "biocloud/fingerprint"
 _REQUESTS_PER_TICK = 20
 _TRIES = 3
 _BETWEEN_TRIES = timedelta(minutes=10)
+_LOST_AFTER = timedelta(hours=6)
+"""A run whose process was killed stays "started" for ever; one without news for so long is taken for lost."""
 
 
 def refusal(instance: dg.DagsterInstance, delivery: str) -> tuple[str, str] | None:
@@ -69,11 +71,12 @@ def _judge(instance: dg.DagsterInstance, contents: Contents, now: datetime) -> _
     refused = refusal(instance, contents.delivery)
     if refused is not None and refused[0] == contents.fingerprint:
         return _Judgement("refused, and unchanged since", True, tries)
-    if any(not run.dagster_run.is_finished for run in runs):
+    since_news = now - max((run.update_timestamp.replace(tzinfo=UTC) for run in runs), default=now)
+    if any(not run.dagster_run.is_finished for run in runs) and since_news < _LOST_AFTER:
         return _Judgement("a run is under way", False, tries)
     if tries >= _TRIES:
         return _Judgement(f"{tries} runs failed; run it by hand when the cause is gone", True, tries)
-    if runs and now - max(run.update_timestamp for run in runs).replace(tzinfo=UTC) < _BETWEEN_TRIES * tries:
+    if runs and since_news < _BETWEEN_TRIES * tries:
         return _Judgement("a run failed a short while ago", False, tries)
     return _Judgement(None, False, tries)
 
