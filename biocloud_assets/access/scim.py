@@ -329,8 +329,8 @@ class Workspace:
         response = self._send("POST", self.groups_api, body={"schemas": [_GROUP_SCHEMA], "displayName": name})
         return self._created(response, self.groups_api, "displayName", name)
 
-    def change_members(self, group_id: str, *, add: Sequence[str], remove: Sequence[str]) -> None:
-        """Add and remove members by id, and wait until the group shows it.
+    def change_members(self, group_id: str, *, add: Sequence[str], remove: Sequence[str]) -> set[str]:
+        """Add and remove members by id, wait until the group shows it, and return the ids of all its members.
 
         One PATCH, or several of `CHUNK` members where there are more; every addition comes before the first removal,
         so that a fault in between leaves too many members rather than too few.
@@ -348,7 +348,7 @@ class Workspace:
             missing = [member for member in add if member not in present]
             extra = [member for member in remove if member in present]
             if not missing and not extra:
-                return
+                return present
             # What was accepted only needs time to show. What was refused is asked for again, less what is done: a user
             # or group just created may not be known everywhere yet, and a member may have gone in the meantime.
             send = refusal is not None

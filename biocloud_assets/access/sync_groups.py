@@ -333,9 +333,11 @@ def _apply_group(workspace: Workspace, group: GroupPlan, created: dict[str, str]
             add.append(identifier)
         else:
             group_id = group.group_id or workspace.create_group(group.group)
-            if add or group.remove:
-                remove = [person.id for person in group.remove if person.id]
-                workspace.change_members(group_id, add=add, remove=remove)
+            remove = [person.id for person in group.remove if person.id]
+            others = workspace.change_members(group_id, add=add, remove=remove) - set(add)
+            if group.group_id is None and others:
+                # The workspace's list missed it, so nothing was known of its members.
+                message = f"it was there already, with {len(others)} other members; run again to have them planned"
     except BiocloudError as error:
         message = str(error)
     new = tuple(email for email in created if email not in before)
