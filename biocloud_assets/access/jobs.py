@@ -4,8 +4,7 @@ What belongs here: configuration, and the plan and the result as metadata. What 
 `schedule` are for `biocloud_assets.definitions`: `jobs=[access.jobs.job], schedules=[access.jobs.schedule]`.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Dagster reads the annotation of an op's config as it stands.
 from collections.abc import Sequence
 
 import dagster as dg
