@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from databricks_workspace import ADMIN, TOKEN, DatabricksWorkspace
 
 from biocloud_assets.access.sync_groups import main
@@ -194,3 +196,27 @@ def test_production_has_a_workspace_and_a_file_of_its_own(
     monkeypatch.setenv("DATABRICKS_TOKEN_PROD", TOKEN)
     assert run("production") == 0
     assert workspace.people("biologists") == {"bob@biocloud.example", ADMIN}
+
+
+def test_in_ci_a_merge_request_only_plans_and_production_is_applied_by_hand() -> None:
+    jobs = yaml.safe_load((ROOT / ".gitlab" / "group-sync.yml").read_text())
+    for name, job in jobs.items():
+        rules = str(job.get("rules", jobs["group-sync-apply"]["rules"])) if isinstance(job, dict) else ""
+        script = str(job.get("script", "")) if isinstance(job, dict) else ""
+        assert "merge_request_event" not in rules or "--dry-run" in script, name
+        assert "sync_groups.py" not in script or "--dry-run" in script or "$CI_DEFAULT_BRANCH" in rules, name
+    production = jobs["group-sync-apply-production"]
+    assert production["variables"]["ENVIRONMENT"] == "production"
+    assert {rule["when"] for rule in production["rules"]} == {"manual"}
+
+
+def test_the_sample_of_grants_has_no_parameter_that_it_does_not_explain() -> None:
+    comments, statements = [], []
+    for line in (ROOT / "databricks" / "Privileges_sample.sql").read_text().splitlines():
+        (comments if line.startswith("--") else statements).append(line)
+    used, explained = (set(re.findall(r"\$\{(\w+)\}", "\n".join(lines))) for lines in (statements, comments))
+    assert used == explained == {"catalog", "raw_schema", "curated_schema", "group", "default_group"}
+    # The new group has its access before the default group loses any, and nobody writes.
+    verbs = [(line.split()[0], "default_group" in line) for line in statements if line.startswith(("GRANT", "REVOKE"))]
+    assert verbs.index(("REVOKE", True)) > max(n for n, verb in enumerate(verbs) if verb == ("GRANT", False))
+    assert not re.search(r"GRANT[^;]*(ALL|MODIFY|WRITE|CREATE|MANAGE)", "\n".join(statements))
