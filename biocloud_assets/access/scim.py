@@ -132,9 +132,8 @@ def scim_root(host: str) -> str:
     Raises:
         BiocloudError: it is not https (http is allowed on loopback), or has a user, a path or a query.
     """
-    address = host.strip().rstrip("/")
-    if "://" not in address:
-        address = f"https://{address}"
+    address = host.strip() if "://" in host else f"https://{host.strip()}"
+    address = address.removesuffix("/")
     if urlsplit(address).path or urlsplit(address).query or urlsplit(address).fragment:
         raise BiocloudError(
             "the workspace's host",
@@ -168,8 +167,8 @@ def _check_address(url: str) -> None:
         parts, hostname = urlsplit(""), ""
     if parts.username is not None or parts.password is not None:
         found = "credentials inside the address"  # which are not shown
-    elif not hostname:
-        found = "no host name"
+    elif not hostname or parts.netloc.endswith(":"):
+        found = "no host name, or no port after the colon"
     elif parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(hostname)):
         return
     else:

@@ -140,7 +140,7 @@ _desired = st.sets(st.sampled_from([*_PEOPLE, *_NEW])).flatmap(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     there=st.dictionaries(st.sampled_from(_GROUPS), _members),
     wanted=st.dictionaries(st.sampled_from(_GROUPS), _desired, min_size=1),
