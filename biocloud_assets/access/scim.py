@@ -344,10 +344,11 @@ class Workspace:
             if send:
                 refusal = self._patch(group_id, missing, extra)
             present = self._present(group_id)
-            missing = [member for member in add if member not in present]
-            extra = [member for member in remove if member in present]
-            if not missing and not extra:
-                return present
+            if present is not None:
+                missing = [member for member in add if member not in present]
+                extra = [member for member in remove if member in present]
+                if not missing and not extra:
+                    return present
             # What was accepted only needs time to show. What was refused is asked for again, less what is done: a user
             # or group just created may not be known everywhere yet, and a member may have gone in the meantime.
             send = refusal is not None
@@ -372,13 +373,13 @@ class Workspace:
                 raise self._refused(response)
         return None
 
-    def _present(self, group_id: str) -> set[str]:
-        """Return the ids of a group's members; none where the group, just created, doesn't show yet."""
+    def _present(self, group_id: str) -> set[str] | None:
+        """Return the ids of a group's members; None where there is no group: just created, or gone meanwhile."""
         try:
             return {member.id for member in self.members(group_id)}
         except ScimError as error:
             if error.status == 404:
-                return set()
+                return None
             raise
 
     def _created(self, response: requests.Response, url: str, attribute: str, value: str) -> str:

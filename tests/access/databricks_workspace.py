@@ -108,6 +108,10 @@ class _Storage(InMemoryStorage):
     def generate_id(self, resource_type: Any, resource: Any) -> str:
         return str(next(self._numbers))
 
+    def of(self, name: str) -> list[Any]:
+        """Return every resource of a type, `User` or `Group`."""
+        return list(self._resources.get(name, {}).values())
+
     def kind(self, identifier: str) -> str | None:
         """Return what an id is: the first part of its `$ref`."""
         for name, kind in (("User", "Users"), ("Group", "Groups")):
@@ -127,7 +131,7 @@ class _Storage(InMemoryStorage):
         if hasattr(resource, "user_name"):
             resource.user_name = resource.user_name.lower()
             return resource
-        for other in self._resources.get("Group", {}).values():
+        for other in self.of("Group"):
             if other.display_name == resource.display_name and other.id != resource.id:
                 raise UniquenessException(detail=f"Group with name {resource.display_name} already exists.")
         members = {member.value: member for member in resource.members or []}
@@ -219,9 +223,16 @@ class DatabricksWorkspace:
     def delete_user(self, identifier: str) -> None:
         self.storage.delete(_TYPES["User"], identifier)
 
+    def delete_group(self, identifier: str) -> None:
+        self.storage.delete(_TYPES["Group"], identifier)
+
     def emails(self) -> dict[str, str]:
         """Return every user's id by e-mail."""
-        return {user.user_name: user.id for user in self.storage._resources.get("User", {}).values()}
+        return {user.user_name: user.id for user in self.storage.of("User")}
+
+    def group_id(self, name: str) -> str:
+        """Return the id of a group."""
+        return next(str(group.id) for group in self.storage.of("Group") if group.display_name == name)
 
     def members(self, group: str) -> set[str]:
         """Return the ids of a group's members."""
@@ -235,8 +246,7 @@ class DatabricksWorkspace:
     def everything(self) -> dict[str, set[str]]:
         """Return the ids of the members of every group, by its name."""
         return {
-            group.display_name: {member.value for member in group.members or []}
-            for group in self.storage._resources.get("Group", {}).values()
+            group.display_name: {member.value for member in group.members or []} for group in self.storage.of("Group")
         }
 
     @property
@@ -353,9 +363,7 @@ class DatabricksWorkspace:
         return json.dumps(data).encode()
 
     def _not_members(self, request: Request) -> list[str]:
-        group = next(
-            group for group in self.storage._resources["Group"].values() if f"/Groups/{group.id}" == request.path
-        )
+        group = next(group for group in self.storage.of("Group") if f"/Groups/{group.id}" == request.path)
         present = {member.value for member in group.members or []}
         asked = [one["path"].split('"')[1] for one in request.body["Operations"] if one["op"] == "remove"]
         return [identifier for identifier in asked if identifier not in present]

@@ -107,6 +107,7 @@ def test_two_groups_of_one_name_are_left_untouched(workspace: DatabricksWorkspac
         get_group_id("biologists", workspace.groups_api, workspace.headers)
     _, results = run(workspace, {"biologists": [ADMIN]})
     assert results[0].outcome == "left untouched"
+    assert "2 groups of this name" in results[0].message
     assert workspace.writes == []
 
 
@@ -404,6 +405,17 @@ def test_a_member_who_left_meanwhile_does_not_fail_the_change(workspace: Databri
         (result,) = apply_plan(client, plan)
     assert result.outcome == "changed"
     assert workspace.people("biologists") == {"new@y.org", "user3@biocloud.example"}
+
+
+def test_a_group_that_is_gone_meanwhile_is_not_taken_for_synced(workspace: DatabricksWorkspace) -> None:
+    """Who was to leave it is no longer in it, but nobody else is either."""
+    group = workspace.add_group("biologists", people(workspace, 2).values())
+    with Workspace.at(workspace.host, TOKEN, patience=FAST) as client:
+        plan = make_plan(client, "development", {"biologists": ["user1@biocloud.example"], "botanists": [ADMIN]})
+        workspace.delete_group(group)
+        results = apply_plan(client, plan)
+    assert [result.outcome for result in results] == ["failed", "changed"]
+    assert "HTTP 404" in results[0].message
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])

@@ -119,7 +119,7 @@ def test_a_fault_that_stays_from_any_request_on(workspace: DatabricksWorkspace, 
 
 def test_a_fault_in_one_group_does_not_stop_the_others(workspace: DatabricksWorkspace) -> None:
     set_up(workspace)
-    alpha = next(group.id for group in workspace.storage._resources["Group"].values() if group.display_name == "alpha")
+    alpha = workspace.group_id("alpha")
     workspace.behave(intercept=lambda request: (500, {}, {}) if request.path == f"/Groups/{alpha}" else None)
     outcome = run(workspace)
     assert not isinstance(outcome, str)

@@ -37,14 +37,12 @@ def run(definitions: dg.Definitions, instance: dg.DagsterInstance, **config: Any
 
 def tables(result: dg.ExecuteInProcessResult) -> dict[str, list[dict[str, Any]]]:
     """Return the tables that a run shows, of its output or of its failure."""
+    metadata: Any = {}
     for event in result.all_events:
-        if event.is_step_success or event.is_step_failure:
-            continue
         if event.is_successful_output:
             metadata = event.step_output_data.metadata
-            break
-    else:
-        metadata = result.failure_data_for_node("sync_groups").user_failure_data.metadata
+        elif event.is_step_failure and event.step_failure_data.user_failure_data:
+            metadata = event.step_failure_data.user_failure_data.metadata
     return {name: [record.data for record in value.records] for name, value in metadata.items()}
 
 
