@@ -26,7 +26,7 @@ from rich.console import Console
 from biocloud_assets.access.group_file import GroupFile, checked_groups, read_group_file
 from biocloud_assets.access.plan import GroupPlan, GroupResult, Limits, Plan, as_data, is_protected, plan_group
 from biocloud_assets.access.report import plan_markdown, plan_table, result_table
-from biocloud_assets.access.scim import Member, ScimError, Workspace
+from biocloud_assets.access.scim import ScimError, Workspace
 from biocloud_assets.errors import BiocloudError
 from biocloud_assets.settings import WorkspaceEnvironment, WorkspaceSettings
 
@@ -280,23 +280,40 @@ def make_plan(
     known = workspace.groups()
     plans = []
     for name, emails in wanted.items():
-        members: tuple[Member, ...] = ()
-        identifiers = known.get(name, [])
-        other_case = sorted(other for other in known if other != name and other.casefold() == name.casefold())
         try:
-            if len(identifiers) > 1:
-                raise ValueError(f"the workspace has {len(identifiers)} groups of this name; delete one by hand")
-            if other_case and not identifiers:
-                raise ValueError(f"the workspace has it as {other_case[0]!r}; write it the same way")
-            members = workspace.members(identifiers[0]) if identifiers else ()
-        except (ScimError, ValueError) as error:
-            plans.append(GroupPlan(name, identifiers[0] if identifiers else None, refused=str(error)))
+            group_id = _id_of(name, known)
+            members = workspace.members(group_id) if group_id else ()
+        except BiocloudError as error:
+            plans.append(GroupPlan(name, None, refused=str(error)))
             continue
-        if identifiers and not members and identity and not identity.admin:
+        if group_id and not members and identity and not identity.admin:
             raise _stopped(f"group {name!r}", "its members", "none, with a token that isn't an administrator's")
-        group_id = identifiers[0] if identifiers else None
         plans.append(plan_group(name, group_id, members, users, emails, limits=limits, identity=identity))
     return Plan(environment, tuple(plans))
+
+
+def _id_of(name: str, known: Mapping[str, list[str]]) -> str | None:
+    """Return the id of the one group of exactly this name; None where it has to be created.
+
+    Args:
+        name: the group's name.
+        known: the ids of the workspace's groups by name.
+
+    Raises:
+        BiocloudError: which group is meant isn't certain.
+    """
+    identifiers = known.get(name, [])
+    if len(identifiers) == 1:
+        return identifiers[0]
+    alike = [other for other in known if other.casefold() == name.casefold()]
+    if alike:
+        raise BiocloudError(
+            f"group {name!r}",
+            expected="one group of exactly this name, or none of it in any case",
+            found=f"{len(identifiers)} groups of this name" if identifiers else f"it as {alike[0]!r}",
+            hint="Write it the same way in the file and in the workspace; delete what is there twice by hand.",
+        )
+    return None
 
 
 def apply_plan(workspace: Workspace, plan: Plan) -> tuple[GroupResult, ...]:
