@@ -55,7 +55,7 @@ def people(workspace: DatabricksWorkspace, count: int) -> dict[str, str]:
 # Protected groups and members
 
 
-@pytest.mark.parametrize("name", ["admins", "users", "Admins", "USERS", " admins", "ａｄｍｉｎｓ"])  # noqa: RUF001
+@pytest.mark.parametrize("name", ["admins", "users", "Admins", "USERS", " admins", "ａｄｍｉｎｓ"])
 def test_the_groups_of_the_workspace_are_never_touched(workspace: DatabricksWorkspace, name: str) -> None:
     before = workspace.everything()
     with pytest.raises(BiocloudError):
