@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from biocloud_assets.access import jobs as access
 from biocloud_assets.raw.dsi.assets import assets
 from biocloud_assets.raw.dsi.checks import check_tables
 from biocloud_assets.raw.dsi.jobs import dsi_raw
@@ -24,7 +25,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=[check_tables],
-        jobs=[dsi_raw],
+        jobs=[dsi_raw, access.job],
+        schedules=[access.schedule],
         sensors=build_sensors(settings),
         resources={"lakehouse": LakehouseResource.of(settings)},
         # One process, so that one embedded engine is started and each step sees what the one before has inspected.

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from biocloud_assets.errors import SettingsError
@@ -108,3 +108,45 @@ class Settings(BaseSettings):
         if given is not None and "://" in given:
             return given
         return str(Path(given or self.home / name).expanduser().absolute())
+
+
+WorkspaceEnvironment = Literal["development", "production"]
+
+
+class WorkspaceSettings(BaseSettings):
+    """The Databricks workspaces, for the group sync. Each is needed only where its environment is synced.
+
+    Attributes:
+        host_test, token_test: `DATABRICKS_HOST_TEST`, `DATABRICKS_TOKEN_TEST`: the workspace of `development`.
+        host_prod, token_prod: `DATABRICKS_HOST_PROD`, `DATABRICKS_TOKEN_PROD`: the workspace of `production`.
+        groups: `BIOCLOUD_GROUPS`: the folder of the group files; `groups` below the current folder.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    host_test: str = Field(default="", validation_alias="DATABRICKS_HOST_TEST")
+    token_test: SecretStr = Field(default=SecretStr(""), validation_alias="DATABRICKS_TOKEN_TEST")
+    host_prod: str = Field(default="", validation_alias="DATABRICKS_HOST_PROD")
+    token_prod: SecretStr = Field(default=SecretStr(""), validation_alias="DATABRICKS_TOKEN_PROD")
+    groups: Path = Field(default=Path("groups"), validation_alias="BIOCLOUD_GROUPS")
+
+    def workspace(self, env: WorkspaceEnvironment) -> dict[str, str | SecretStr]:
+        """Return `host` and `token` of an environment's workspace.
+
+        Raises:
+            SettingsError: one of the two isn't set.
+        """
+        host, token, suffix = (
+            (self.host_test, self.token_test, "TEST")
+            if env == "development"
+            else (self.host_prod, self.token_prod, "PROD")
+        )
+        for variable, value in (("HOST", host), ("TOKEN", token.get_secret_value())):
+            if not value.strip():
+                raise SettingsError(
+                    f"DATABRICKS_{variable}_{suffix}",
+                    expected=f"the {variable.lower()} of the {env} workspace",
+                    found="nothing",
+                    hint=f"Set DATABRICKS_HOST_{suffix} and DATABRICKS_TOKEN_{suffix}.",
+                )
+        return {"host": host.strip(), "token": token}

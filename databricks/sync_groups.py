@@ -1,0 +1,30 @@
+#!/usr/bin/env python
+"""Keep the Databricks groups in step with `groups/`: `uv run databricks/sync_groups.py development --dry-run`.
+
+A door and nothing else: the code is in `biocloud_assets.access.sync_groups`.
+"""
+
+from biocloud_assets.access.sync_groups import (
+    create_group,
+    create_user,
+    fetch_all_users,
+    get_group_id,
+    get_group_members,
+    main,
+    sync_all_groups_for_env,
+    sync_group,
+)
+
+__all__ = [
+    "create_group",
+    "create_user",
+    "fetch_all_users",
+    "get_group_id",
+    "get_group_members",
+    "main",
+    "sync_all_groups_for_env",
+    "sync_group",
+]
+
+if __name__ == "__main__":
+    main()
