@@ -61,6 +61,8 @@ _DAGSTER_YAML = """\
 # The pools have no limit here: a process that is killed would keep its slot, and two writers of a table get along.
 telemetry: {enabled: false}
 nux: {enabled: false}
+concurrency:
+  runs: {max_concurrent_runs: 1} # each starts an engine of its own; and the oldest delivery goes first
 retention:
   sensor: {purge_after_days: {skipped: 7, started: -1, failure: 30, success: -1}}
 """

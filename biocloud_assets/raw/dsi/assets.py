@@ -28,7 +28,7 @@ _PREVIEW_ROWS = 5
 
 
 def _columns_of(table: Table) -> dg.TableSchema:
-    key = set(table.key)
+    key = set(table.required_key)
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -178,6 +178,7 @@ def _write(context: dg.AssetExecutionContext, lakehouse: LakehouseResource, tabl
         "bytes": dg.MetadataValue.int(size),
         "delta_version": dg.MetadataValue.int(version),
         "dagster/uri": dg.MetadataValue.text(place.lake.uri(table.path)),
+        "dagster/column_lineage": dg.MetadataValue.column_lineage(_lineage(table)),
     }
     if preview:
         metadata["preview"] = dg.MetadataValue.md(_markdown(preview))

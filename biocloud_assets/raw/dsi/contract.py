@@ -132,6 +132,13 @@ class Table:
     keeps_empty: bool = False
 
     @property
+    def required_key(self) -> tuple[str, ...]:
+        """The columns of the key that are never null: all but the index of an element that may be missing."""
+        missing = self.levels[-1] if self.keeps_empty else None
+        nullable = {item.name for item in self.columns if missing and item.source == missing}
+        return tuple(name for name in self.key if name not in nullable)
+
+    @property
     def path(self) -> str:
         """The table's address: its path in the lake, and its asset key."""
         return f"raw/dsi/{self.name}"

@@ -19,8 +19,6 @@ from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, Table
 from biocloud_assets.raw.dsi.delivery import look
 from biocloud_assets.spark import delta
 
-_NULLABLE_KEYS = {"taxon_index"}  # null in the row that a prediction without taxa keeps
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -91,7 +89,7 @@ def examine(place: ingest.Place, tables: tuple[Table, ...], delivery: str | None
         rows = _rows(place, table, delivery)
         ranges = range_columns(table)
         key = [DELIVERY_COLUMN, *table.key] if delivery is None else list(table.key)
-        null_key = reduce(or_, (F.col(name).isNull() for name in key if name not in _NULLABLE_KEYS))
+        null_key = reduce(or_, (F.col(name).isNull() for name in table.required_key))
         totals = rows.agg(
             F.count(F.lit(1)).alias("rows"),
             F.count_if(null_key).alias("null_keys"),
@@ -104,7 +102,7 @@ def examine(place: ingest.Place, tables: tuple[Table, ...], delivery: str | None
             table.name,
             "key",
             not totals["null_keys"] and not repeated,
-            f"{', '.join(key)} without nulls, each once",
+            f"{', '.join(key)}: each once, and {', '.join(table.required_key)} without nulls",
             f"{totals['null_keys']:,} rows with a null key, {repeated:,} keys in more than one row",
         )
         if ranges:
