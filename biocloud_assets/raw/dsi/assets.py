@@ -242,7 +242,7 @@ def delivery_log(context: dg.AssetExecutionContext, lakehouse: LakehouseResource
     place = lakehouse.place()
     with _no_retry_of_what_stays_wrong():
         row = ingest.record(
-            place, context.partition_key, engine=lakehouse.engine, orchestrator="dagster", run_id=context.run_id
+            place, context.partition_key, engine=lakehouse.engine, orchestrator="dagster", run_id=context.run.run_id
         )
     return dg.MaterializeResult(
         metadata={

@@ -90,7 +90,6 @@ _BLOCKING = {"row_count", "key"}
             asset=table_key(table),
             description=_DESCRIPTIONS[check],
             blocking=check in _BLOCKING,
-            partitions_def=deliveries,
         )
         for table in contract.TABLES
         for check in quality.checks_of(table)

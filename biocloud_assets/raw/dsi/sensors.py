@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from biocloud_assets.raw.dsi import log
 from biocloud_assets.raw.dsi.checks import landing_key
 from biocloud_assets.raw.dsi.contract import FOLDERS
-from biocloud_assets.raw.dsi.delivery import Contents, discover, look, window_start
+from biocloud_assets.raw.dsi.delivery import Contents, discover, format_name, look, window_start
 from biocloud_assets.raw.dsi.jobs import dsi_raw
 from biocloud_assets.raw.dsi.partitions import deliveries
 from biocloud_assets.resources import LakehouseResource
@@ -43,8 +43,8 @@ def refusal(instance: dg.DagsterInstance, delivery: str) -> tuple[str, str] | No
         found = instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=landing_key(folder.name), asset_partitions=[delivery]), limit=1
         )
-        if found.records:
-            metadata = found.records[0].asset_materialization.metadata  # type: ignore[union-attr]
+        metadata = found.records[0].asset_materialization.metadata if found.records else {}  # type: ignore[union-attr]
+        if "refused" in metadata:  # and not reported by hand
             fingerprint = str(metadata["fingerprint"].value)
             refused = bool(metadata["refused"].value)
             faults += [str(metadata["faults"].value)] if metadata["faults"].value else []
@@ -121,10 +121,10 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
             if contents.missing:
                 notes.append(f"{name}: arriving, {', '.join(contents.missing)} still to come")
                 continue
-            if cursor.seen.get(name) != contents.fingerprint:
+            judgement = _judge(context.instance, contents, datetime.now(UTC))
+            if cursor.seen.get(name) != contents.fingerprint and not judgement.settled:
                 notes.append(f"{name}: new, or changed since the last look; complete if the next one sees the same")
                 continue
-            judgement = _judge(context.instance, contents, datetime.now(UTC))
             if judgement.settled:
                 newest_settled = name
                 del seen[name]
@@ -139,8 +139,10 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
                         tags={FINGERPRINT_TAG: contents.fingerprint},
                     )
                 )
-        # Look on from the newest settled delivery, less the look-back window, but never past one that is still open.
-        start = window_start(newest_settled, settings.lookback_days) if newest_settled else cursor.start_after
+        # Look on from the newest settled delivery, less the look-back window, but never past one that is still open,
+        # nor, if one is named after a day to come, past today.
+        newest = min(newest_settled, format_name(datetime.now(UTC)))
+        start = window_start(newest, settings.lookback_days) if newest else cursor.start_after
         if seen:
             start = min(start, window_start(min(seen), lookback_days=1))
         return dg.SensorResult(
