@@ -309,7 +309,7 @@ def test_the_checks_of_one_delivery_find_what_was_done_to_its_tables(world: Worl
         ("sensor_media_item", "key"): (
             error,
             True,
-            "expected id without nulls, each once, found 0 rows with a null key, 1 keys in more than one row",
+            "expected id: each once, and id without nulls, found 0 rows with a null key, 1 keys in more than one row",
         ),
         (PREDICTION, "ranges"): (warning, False, "expected probability 0 to 1, found 1 outside in probability"),
         ("sensor_deployment", "references"): (
