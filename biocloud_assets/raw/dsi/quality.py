@@ -42,11 +42,12 @@ class Finding:
 def range_columns(table: Table) -> dict[str, tuple[float, float]]:
     """The columns of a table that have a range, from the fields that they are made of."""
     fields = dict(contract.walk(contract.folder(table.folder).fields)) if table.folder else {}
-    return {
-        column.name: fields[column.source].range  # type: ignore[misc]
+    found = {
+        column.name: fields[column.source].range
         for column in table.columns
-        if column.takes == "value" and column.source in fields and fields[column.source].range is not None
+        if column.takes == "value" and column.source in fields
     }
+    return {name: span for name, span in found.items() if span is not None}
 
 
 def reference_columns(table: Table) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from biocloud_assets.raw.dsi import contract, source
@@ -124,7 +124,7 @@ def _compare(folder: Folder, delivered: DataFrame, held: DataFrame) -> Compariso
     )
 
 
-def _filled(item: contract.Field, value: F.Column) -> F.Column:  # type: ignore[name-defined]
+def _filled(item: contract.Field, value: Column) -> Column:
     """A null structure as one whose fields are all null, outside lists, where `source` and `renest` have done it."""
     if not isinstance(item.type, contract.Struct):
         return value
