@@ -8,6 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from biocloud_assets.access import jobs as access
+from biocloud_assets.launch.launcher import step_launcher
 from biocloud_assets.raw.dsi.assets import assets
 from biocloud_assets.raw.dsi.checks import check_tables
 from biocloud_assets.raw.dsi.jobs import dsi_raw
@@ -28,9 +29,10 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         jobs=[dsi_raw, access.job],
         schedules=[access.schedule],
         sensors=build_sensors(settings),
-        resources={"lakehouse": LakehouseResource.of(settings)},
-        # One process, so that one embedded engine is started and each step sees what the one before has inspected.
-        executor=dg.in_process_executor,
+        resources={"lakehouse": LakehouseResource.of(settings), "step_launcher": step_launcher(settings)},
+        # At home one process, so that one embedded engine is started and each step sees what the one before has
+        # inspected. Steps that are launched do nothing here but wait, so they do it side by side.
+        executor=dg.in_process_executor if settings.launches == "none" else dg.multiprocess_executor,
     )
 
 

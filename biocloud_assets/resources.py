@@ -21,12 +21,14 @@ class LakehouseResource(dg.ConfigurableResource):
         lake_root: the folder or `s3://` address of the Delta lake.
         engine: `sail`, `jvm` or `databricks`.
         s3_endpoint: the URL of an S3 other than Amazon's.
+        catalog: the catalog of Unity Catalog in which the tables are registered.
     """
 
     landing_root: str
     lake_root: str
     engine: str
     s3_endpoint: str | None = None
+    catalog: str | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> LakehouseResource:
@@ -36,6 +38,7 @@ class LakehouseResource(dg.ConfigurableResource):
             lake_root=settings.lake,
             engine=settings.engine,
             s3_endpoint=settings.s3_endpoint,
+            catalog=settings.catalog,
         )
 
     def landing(self) -> DataLake:
@@ -49,4 +52,4 @@ class LakehouseResource(dg.ConfigurableResource):
     def place(self) -> Place:
         """Both, and the session of this process; it is started if need be."""
         engine: Engine = self.engine  # type: ignore[assignment]  # checked by the settings
-        return Place(get_session(engine, s3_endpoint=self.s3_endpoint), self.landing(), self.lake())
+        return Place(get_session(engine, s3_endpoint=self.s3_endpoint), self.landing(), self.lake(), self.catalog)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from biocloud_assets.environments import Environment, load_environment
 from biocloud_assets.errors import SettingsError
 
-Environment = Literal["local", "development", "production"]
+EnvironmentName = Literal["local", "development", "production"]
 Engine = Literal["sail", "jvm", "databricks"]
+Launcher = Literal["none", "step_launcher", "pipes"]
 
 _PREFIX = "BIOCLOUD_"
 
@@ -28,11 +30,19 @@ class Settings(BaseSettings):
         env: `BIOCLOUD_ENV`: `local`, `development` or `production`.
         home: `BIOCLOUD_HOME`: the folder for local state; default `.biocloud` below the current folder.
         landing_root: `BIOCLOUD_LANDING_ROOT`: the folder or `s3://` address that holds `dsi/<delivery>/`; locally
-            `<home>/landing`. Outside `local` it must be set.
-        lake_root: `BIOCLOUD_LAKE_ROOT`: the folder or `s3://` address of the Delta lake; locally `<home>/lake`. Outside
-            `local` it must be set.
+            `<home>/landing`, elsewhere what the environments' file says.
+        lake_root: `BIOCLOUD_LAKE_ROOT`: the folder or `s3://` address of the Delta lake; locally `<home>/lake`,
+            elsewhere what the environments' file says.
         engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark) or `databricks` (the session that
             the Databricks runtime provides).
+        launcher: `BIOCLOUD_LAUNCHER`: what gets a step to Databricks: `none` (it runs in Dagster's own process),
+            `step_launcher` or `pipes`; locally `none`, elsewhere `step_launcher`.
+        environments: `BIOCLOUD_ENVIRONMENTS`: the file with what the environments look like on Databricks;
+            `databricks/environments.yml` below the current folder.
+        catalog: `BIOCLOUD_CATALOG`: the catalog of Unity Catalog in which the tables are registered.
+        git_branch: `BIOCLOUD_GIT_BRANCH`: the branch whose code runs on Databricks; that of the current folder.
+        databricks_host: `DATABRICKS_HOST`: the workspace in which steps run. Credentials are found the
+            Databricks-standard way and never read here.
         quiet_seconds: `BIOCLOUD_QUIET_SECONDS`: for how many seconds nothing in a delivery may have changed before the
             command line takes it for complete.
         lookback_days: `BIOCLOUD_LOOKBACK_DAYS`: how many days before the newest settled delivery the sensor still looks
@@ -44,30 +54,22 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
-    env: Environment = "local"
+    env: EnvironmentName = "local"
     home: Path = Path(".biocloud")
     landing_root: Annotated[str, Field(min_length=1)] | None = None
     lake_root: Annotated[str, Field(min_length=1)] | None = None
     engine: Engine = "sail"
+    launcher: Launcher | None = None
+    environments: Path = Path("databricks/environments.yml")
+    catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
+    git_branch: Annotated[str, Field(pattern=r"^[\w./+#@-]+$")] | None = None
+    databricks_host: str | None = Field(default=None, validation_alias="DATABRICKS_HOST")
     quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     lookback_days: Annotated[int, Field(ge=0, le=3_660)] = 30
     dagster_home: Path | None = Field(default=None, validation_alias="DAGSTER_HOME")
     s3_endpoint: Annotated[str, Field(pattern="^https?://[^/@]+(/.*)?$")] | None = Field(
         default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     )
-
-    @model_validator(mode="after")
-    def _roots_outside_local(self) -> Self:
-        for name in ("landing_root", "lake_root"):
-            if self.env != "local" and getattr(self, name) is None:
-                variable = f"{_PREFIX}{name.upper()}"
-                raise SettingsError(
-                    variable,
-                    expected=f"a folder or an s3:// address, as BIOCLOUD_ENV is {self.env}",
-                    found="nothing",
-                    hint=f"Set {variable}; only the local environment has a default.",
-                )
-        return self
 
     @classmethod
     def load(cls) -> Settings:
@@ -77,7 +79,7 @@ class Settings(BaseSettings):
             SettingsError: a variable has a value that can't be used, or is missing.
         """
         try:
-            return cls()
+            settings = cls()
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0]) if first["loc"] else "env"
@@ -88,6 +90,30 @@ class Settings(BaseSettings):
                 found=repr(first["input"]),
                 hint=f"Set {variable} to such a value, or unset it for the default.",
             ) from None
+        if settings.env == "local" and settings.launches != "none":
+            raise SettingsError(
+                "BIOCLOUD_LAUNCHER",
+                expected="none, as BIOCLOUD_ENV is local",
+                found=settings.launches,
+                hint="Set BIOCLOUD_ENV to development or production.",
+            )
+        _ = settings.landing, settings.lake  # outside `local` they may be nowhere
+        return settings
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What the environment looks like on Databricks; `local` has none.
+
+        Raises:
+            SettingsError: the file isn't there, or has a key or value that can't be used.
+        """
+        assert self.env != "local"
+        return load_environment(self.environments, self.env)
+
+    @property
+    def launches(self) -> Launcher:
+        """What gets a step to Databricks."""
+        return self.launcher or ("none" if self.env == "local" else "step_launcher")
 
     @cached_property
     def landing(self) -> str:
@@ -104,7 +130,9 @@ class Settings(BaseSettings):
         """The folder in which Dagster keeps its runs and events."""
         return (self.dagster_home or self.home / "dagster").expanduser().absolute()
 
-    def _root(self, given: str | None, name: str) -> str:
+    def _root(self, given: str | None, name: Literal["landing", "lake"]) -> str:
+        if given is None and self.env != "local":
+            given = self.environment.landing_root if name == "landing" else self.environment.lake_root
         if given is not None and "://" in given:
             return given
         return str(Path(given or self.home / name).expanduser().absolute())

@@ -67,7 +67,7 @@ def test_every_column_tells_where_it_comes_from() -> None:
         metadata = graph.get(dg.AssetKey(table.path.split("/"))).metadata
         columns = [column.name for column in metadata["dagster/column_schema"].columns]
         assert columns == [column.name for column in table.columns]
-        lineage = metadata["dagster/column_lineage"].deps_by_column
+        lineage = metadata["dagster/column_lineage"].value.deps_by_column
         for column in table.columns:
             if column.name not in {contract.RESCUED_COLUMN, contract.DELIVERY_COLUMN}:
                 (source,) = lineage[column.name]

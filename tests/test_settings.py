@@ -8,8 +8,9 @@ from typing import get_args
 
 import pytest
 
+from biocloud_assets.environments import load_environment
 from biocloud_assets.errors import SettingsError
-from biocloud_assets.settings import Engine, Environment, Settings
+from biocloud_assets.settings import Engine, EnvironmentName, Settings
 
 OUTSIDE = {
     "BIOCLOUD_ENV": "production",
@@ -82,7 +83,7 @@ def test_every_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("engine", get_args(Engine))
-@pytest.mark.parametrize("env", get_args(Environment))
+@pytest.mark.parametrize("env", get_args(EnvironmentName))
 def test_every_engine_and_environment_is_taken(monkeypatch: pytest.MonkeyPatch, env: str, engine: str) -> None:
     settings = load(monkeypatch, **(OUTSIDE | {"BIOCLOUD_ENV": env, "BIOCLOUD_ENGINE": engine}))
     assert (settings.env, settings.engine) == (env, engine)
@@ -116,13 +117,33 @@ def test_a_wrong_value_is_named_with_its_variable(
     assert f"Set {variable}" in raised.value.hint
 
 
+@pytest.mark.parametrize("env", ["development", "production"])
+def test_outside_local_the_roots_are_those_of_the_environments_file(monkeypatch: pytest.MonkeyPatch, env: str) -> None:
+    file = Path(__file__).parents[1] / "databricks/environments.yml"
+    settings = load(monkeypatch, BIOCLOUD_ENV=env, BIOCLOUD_ENVIRONMENTS=str(file), BIOCLOUD_LAKE_ROOT="s3://mine")
+    assert settings.landing == load_environment(file, settings.env).landing_root  # type: ignore[arg-type]
+    assert settings.lake == "s3://mine"
+
+
 @pytest.mark.parametrize("missing", ["BIOCLOUD_LANDING_ROOT", "BIOCLOUD_LAKE_ROOT"])
 @pytest.mark.parametrize("env", ["development", "production"])
-def test_outside_local_the_roots_must_be_set(monkeypatch: pytest.MonkeyPatch, env: str, missing: str) -> None:
+def test_outside_local_without_the_file_the_roots_must_be_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, env: str, missing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     variables = OUTSIDE | {"BIOCLOUD_ENV": env}
     variables.pop(missing)
-    with pytest.raises(SettingsError, match=f"^{missing}: .*as BIOCLOUD_ENV is {env}, found nothing. Set {missing}"):
+    with pytest.raises(SettingsError, match=r"databricks/environments.yml: .*no such file.*BIOCLOUD_ENVIRONMENTS"):
         load(monkeypatch, **variables)
+
+
+def test_steps_are_launched_outside_local_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch).launches == "none"
+    with pytest.raises(SettingsError, match=r"BIOCLOUD_LAUNCHER: expected none, as BIOCLOUD_ENV is local, found pipes"):
+        load(monkeypatch, BIOCLOUD_LAUNCHER="pipes")
+    assert load(monkeypatch, **OUTSIDE).launches == "pipes"
+    monkeypatch.delenv("BIOCLOUD_LAUNCHER")
+    assert load(monkeypatch, **OUTSIDE).launches == "step_launcher"
 
 
 def test_the_endpoint_of_s3_goes_before_that_of_all_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:

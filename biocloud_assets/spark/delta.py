@@ -125,6 +125,25 @@ def read_partition(spark: SparkSession, lake: DataLake, path: str, column: str, 
     return spark.read.format("delta").load(lake.uri(path)).where(F.col(column) == value)
 
 
+def register(spark: SparkSession, lake: DataLake, path: str, catalog: str) -> str:
+    """Make a table known to Unity Catalog: `raw/dsi/sensor` is `<catalog>.raw_dsi.sensor`. Its files stay in place.
+
+    Args:
+        spark: the session of a runtime with that catalog.
+        lake: the lake.
+        path: the table's path in it.
+        catalog: the catalog; it is there already.
+
+    Returns:
+        the table's name.
+    """
+    *folders, table = path.split("/")
+    schema = f"`{catalog}`.`{'_'.join(folders)}`"
+    spark.sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    spark.sql(f"CREATE TABLE IF NOT EXISTS {schema}.`{table}` USING DELTA LOCATION '{_escaped(lake.uri(path))}'")
+    return f"{catalog}.{'_'.join(folders)}.{table}"
+
+
 def _check_uri(uri: str) -> None:
     """Refuse a root that Sail 0.7 percent-encodes when it writes Delta, which makes another folder of it."""
     odd = sorted(set(re.sub(r"[\w./:&'@+,=~-]", "", uri, flags=re.ASCII)))

@@ -1,30 +1,28 @@
 """The DSI folders and tables as Dagster assets.
 
-What belongs here: keys, dependencies, metadata, policies, and calls of the data code. What doesn't: data code.
+What belongs here: keys, dependencies, metadata, policies, and which step makes what. What doesn't: the steps.
 
     landing/dsi/<folder>  ──►  raw/dsi/<table>  ──►  raw/dsi/delivery
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
-from pyspark.errors import AnalysisException
 
-from biocloud_assets.errors import BiocloudError
-from biocloud_assets.raw.dsi import contract, ingest
-from biocloud_assets.raw.dsi.checks import landing_check_specs, landing_key, landing_results, table_key
-from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, RESULT, TABLES, Folder, Table
+from biocloud_assets.launch.launcher import run_step
+from biocloud_assets.launch.report import metadata_value
+from biocloud_assets.raw.dsi import contract, steps
+from biocloud_assets.raw.dsi.checks import landing_check_specs, landing_key, table_key
+from biocloud_assets.raw.dsi.contract import LOG, RESULT, TABLES, Folder, Table
 from biocloud_assets.raw.dsi.partitions import deliveries
-from biocloud_assets.raw.dsi.validation import Inspection
 from biocloud_assets.resources import LakehouseResource
-from biocloud_assets.spark import delta
+from biocloud_assets.run_step import Step
 
 _OWNERS = ["team:biocloud"]
 _TAGS = {"domain": "dsi"}
 _RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-_PREVIEW_ROWS = 5
 
 
 def _columns_of(table: Table) -> dg.TableSchema:
@@ -56,17 +54,6 @@ def _folder_columns(folder: Folder) -> dg.TableSchema:
     )
 
 
-def _lineage(table: Table) -> dg.TableColumnLineage:
-    assert table.folder is not None
-    key = landing_key(table.folder)
-    return dg.TableColumnLineage(
-        {
-            column: [dg.TableColumnDep(asset_key=key, column_name=source) for source in sources]
-            for column, sources in contract.column_lineage(table).items()
-        }
-    )
-
-
 def _table_spec(table: Table) -> dg.AssetSpec:
     assert table.folder is not None
     return dg.AssetSpec(
@@ -80,7 +67,7 @@ def _table_spec(table: Table) -> dg.AssetSpec:
         partitions_def=deliveries,
         metadata={
             "dagster/column_schema": _columns_of(table),
-            "dagster/column_lineage": _lineage(table),
+            "dagster/column_lineage": metadata_value(steps.column_lineage(table)),
             "key": ", ".join(table.key),
         },
     )
@@ -107,120 +94,46 @@ _landing_specs = [
     check_specs=landing_check_specs,
     retry_policy=_RETRIES,
 )
-def landing_folders(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> Iterator[dg.MaterializeResult]:
+def landing_folders(
+    context: dg.AssetExecutionContext, lakehouse: LakehouseResource, step_launcher: dg.ResourceParam[Any]
+) -> Iterator[dg.MaterializeResult]:
     """Inspect a delivery: every fault is found before any table is touched, and all are reported at once."""
-    with _no_retry_of_what_stays_wrong():
-        inspection = ingest.inspect(lakehouse.place(), context.partition_key, again=True)
-    for fault in inspection.warnings:
-        context.log.warning(str(fault))
-    for fault in inspection.errors:
-        context.log.error(str(fault))
-    for folder in contract.FOLDERS:
-        yield dg.MaterializeResult(
-            asset_key=landing_key(folder.name),
-            metadata=_inspection_metadata(inspection, folder, lakehouse),
-            check_results=list(landing_results(inspection, folder)),
-        )
+    yield from _make(context, lakehouse, step_launcher)
 
 
-def _inspection_metadata(
-    inspection: Inspection, folder: Folder, lakehouse: LakehouseResource
-) -> dict[str, dg.MetadataValue]:
-    files = inspection.contents.files[folder.name]
-    sources = inspection.sources[folder.name]
-    listing = dg.MetadataValue.table(
-        records=[
-            dg.TableRecord({"file": file.name, "bytes": file.size, "modified": file.modified.isoformat()})
-            for file in files
-        ],
-        schema=dg.TableSchema(
-            columns=[dg.TableColumn("file"), dg.TableColumn("bytes", "int"), dg.TableColumn("modified")]
-        ),
-    )
-    metadata: dict[str, dg.MetadataValue] = {
-        "dagster/row_count": dg.MetadataValue.int(sum(source.rows for source in sources)),
-        "bytes": dg.MetadataValue.int(sum(file.size for file in files)),
-        "file_count": dg.MetadataValue.int(len(files)),
-        "dagster/uri": dg.MetadataValue.text(lakehouse.landing().uri(f"dsi/{inspection.delivery}/{folder.name}")),
-        "fingerprint": dg.MetadataValue.text(inspection.contents.fingerprint),
-        "refused": dg.MetadataValue.bool(bool(inspection.errors)),
-        "faults": dg.MetadataValue.text("\n".join(str(fault) for fault in inspection.of(folder.name))),
-    }
-    if files:
-        metadata["files"] = listing
-    if sources:
-        metadata["dagster/column_schema"] = dg.MetadataValue.table_schema(
-            dg.TableSchema(columns=[dg.TableColumn(item.name, str(item.type)) for item in sources[0].schema])
-        )
-    return metadata
-
-
-@contextmanager
-def _no_retry_of_what_stays_wrong() -> Iterator[None]:
-    """Fail at once for what another try can't mend; only a lost connection or its like is worth one."""
-    try:
-        yield
-    except (BiocloudError, AnalysisException) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-
-
-def _write(context: dg.AssetExecutionContext, lakehouse: LakehouseResource, table: Table) -> dg.MaterializeResult:
-    """Write a delivery's rows of one table, and say what is there now."""
-    place = lakehouse.place()
-    delivery = context.partition_key
-    with _no_retry_of_what_stays_wrong():
-        rows = ingest.write_table(place, delivery, table)
-    written = delta.read_partition(place.spark, place.lake, table.path, DELIVERY_COLUMN, delivery)
-    preview = written.limit(_PREVIEW_ROWS).toArrow().to_pylist()
-    size, version = delta.partition_size(place.lake, table.path, DELIVERY_COLUMN, delivery)
-    metadata: dict[str, dg.MetadataValue] = {
-        "dagster/partition_row_count": dg.MetadataValue.int(rows),
-        "bytes": dg.MetadataValue.int(size),
-        "delta_version": dg.MetadataValue.int(version),
-        "dagster/uri": dg.MetadataValue.text(place.lake.uri(table.path)),
-        "dagster/column_lineage": dg.MetadataValue.column_lineage(_lineage(table)),
-    }
-    if preview:
-        metadata["preview"] = dg.MetadataValue.md(_markdown(preview))
-    return dg.MaterializeResult(asset_key=table_key(table), metadata=metadata)
-
-
-def _markdown(rows: list[dict[str, object]]) -> str:
-    """A few rows as a table to look at."""
-
-    def cell(value: object) -> str:
-        text = "" if value is None else str(value)
-        return (text if len(text) <= 60 else f"{text[:59]}…").replace("|", "\\|").replace("\n", " ")
-
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return "\n".join([*lines, *("| " + " | ".join(map(cell, row.values())) + " |" for row in rows)])
+def _make(
+    context: dg.AssetExecutionContext, lakehouse: LakehouseResource, step_launcher: Any
+) -> Iterator[dg.MaterializeResult]:
+    """Make those assets of the step that are selected."""
+    selected = {key.to_user_string() for key in context.selected_asset_keys}
+    assets = tuple(key.to_user_string() for key in context.assets_def.keys if key.to_user_string() in selected)
+    yield from run_step(context, lakehouse, step_launcher, Step(assets, delivery=context.partition_key))
 
 
 def _copied(table: Table) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"raw__dsi__{table.name}", specs=[_table_spec(table)], retry_policy=_RETRIES, pool=f"raw_dsi_{table.name}"
     )
-    def copied(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> dg.MaterializeResult:
-        return _write(context, lakehouse, table)
+    def copied(
+        context: dg.AssetExecutionContext, lakehouse: LakehouseResource, step_launcher: dg.ResourceParam[Any]
+    ) -> Iterator[dg.MaterializeResult]:
+        yield from _make(context, lakehouse, step_launcher)
 
     return copied
 
 
-_unnested_tables = {table_key(table): table for table in TABLES if table.folder == RESULT}
-
-
 @dg.multi_asset(
     name=f"raw__dsi__{RESULT}",
-    specs=[_table_spec(table) for table in _unnested_tables.values()],
+    specs=[_table_spec(table) for table in TABLES if table.folder == RESULT],
     can_subset=True,
     retry_policy=_RETRIES,
     pool=f"raw_dsi_{RESULT}",
 )
-def unnested_tables(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> Iterator[dg.MaterializeResult]:
+def unnested_tables(
+    context: dg.AssetExecutionContext, lakehouse: LakehouseResource, step_launcher: dg.ResourceParam[Any]
+) -> Iterator[dg.MaterializeResult]:
     """Un-nest the results into those of the five tables that are selected."""
-    for key, table in _unnested_tables.items():
-        if key in context.selected_asset_keys:
-            yield _write(context, lakehouse, table)
+    yield from _make(context, lakehouse, step_launcher)
 
 
 @dg.asset(
@@ -237,26 +150,11 @@ def unnested_tables(context: dg.AssetExecutionContext, lakehouse: LakehouseResou
     pool="raw_dsi_delivery",
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=2)),
 )
-def delivery_log(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> dg.MaterializeResult:
+def delivery_log(
+    context: dg.AssetExecutionContext, lakehouse: LakehouseResource, step_launcher: dg.ResourceParam[Any]
+) -> Iterator[dg.MaterializeResult]:
     """Write the delivery into the log, when all nine tables hold it and their counts reconcile with the source."""
-    place = lakehouse.place()
-    with _no_retry_of_what_stays_wrong():
-        row = ingest.record(
-            place, context.partition_key, engine=lakehouse.engine, orchestrator="dagster", run_id=context.run.run_id
-        )
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/uri": place.lake.uri(LOG.path),
-            "rows": sum(row["rows"].values()),
-            "rows_per_table": dg.MetadataValue.table(
-                records=[dg.TableRecord({"table": name, "rows": count}) for name, count in row["rows"].items()],
-                schema=dg.TableSchema(columns=[dg.TableColumn("table"), dg.TableColumn("rows", "int")]),
-            ),
-            "bytes": row["source_bytes"],
-            "ingested_at": row["ingested_at"].isoformat(),
-            "run": row["run_id"],
-        }
-    )
+    yield from _make(context, lakehouse, step_launcher)
 
 
 assets: list[dg.AssetsDefinition] = [

@@ -32,11 +32,12 @@ from biocloud_assets.spark import delta
 
 @dataclass(frozen=True)
 class Place:
-    """Where a step runs: the session, where deliveries land and where tables lie."""
+    """Where a step runs: the session, where deliveries land, where tables lie, and the catalog that knows them."""
 
     spark: SparkSession
     landing: DataLake
     lake: DataLake
+    catalog: str | None = None
 
 
 _inspected: dict[tuple[str, str, str], Inspection] = {}
@@ -95,6 +96,8 @@ def write_table(place: Place, delivery: str, table: Table) -> int:
     rows = table_rows(place, inspection, table)
     schema = contract.spark_schema(table)
     delta.replace_partition(place.spark, place.lake, table.path, rows, schema, DELIVERY_COLUMN, delivery)
+    if place.catalog is not None:
+        delta.register(place.spark, place.lake, table.path, place.catalog)
     return _reconcile(place, inspection, (table,))[table.name]
 
 
@@ -143,6 +146,8 @@ def record(place: Place, delivery: str, *, engine: str, orchestrator: str, run_i
         "source_fingerprint": inspection.contents.fingerprint,
     }
     _write_log(place, delivery, row)
+    if place.catalog is not None:
+        delta.register(place.spark, place.lake, LOG.path, place.catalog)
     return {DELIVERY_COLUMN: delivery, **row}
 
 

@@ -18,11 +18,12 @@ from deliveries import DELIVERY, record, write
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract, ingest, log, quality
-from biocloud_assets.raw.dsi.checks import LANDING_CHECKS, check_tables, landing_key, table_key
+from biocloud_assets.raw.dsi.checks import check_tables, landing_key, table_key
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, RESULT, TABLES
 from biocloud_assets.raw.dsi.delivery import look
 from biocloud_assets.raw.dsi.partitions import deliveries
 from biocloud_assets.raw.dsi.sensors import refusal
+from biocloud_assets.raw.dsi.steps import LANDING_CHECKS
 from biocloud_assets.settings import Settings
 from biocloud_assets.spark.session import get_session
 

@@ -1,0 +1,208 @@
+"""The steps of the job `dsi_raw`, each with what it reports; they know no orchestrator.
+
+What belongs here: which step makes which asset, and what is told of it. What doesn't: the work itself (`ingest`,
+`quality`), and Dagster's view of it (`assets`, `checks`).
+
+    landing/dsi/<folder>  ──►  raw/dsi/<table>  ──►  checks of the tables  ──►  raw/dsi/delivery
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+
+from biocloud_assets import steps
+from biocloud_assets.errors import SettingsError
+from biocloud_assets.raw.dsi import contract, ingest, quality
+from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, TABLES, Folder, Table
+from biocloud_assets.raw.dsi.ingest import Place
+from biocloud_assets.raw.dsi.validation import Fault, Inspection
+from biocloud_assets.spark import delta
+from biocloud_assets.steps import CheckReport, Report, Run, Value
+
+_PREVIEW_ROWS = 5
+
+LANDING_CHECKS = {
+    "contract": "All files are whole, with the columns and types of the contract; keys and lists are as it says.",
+    "plausible": "Values are in range, references lead somewhere, and there is nothing that the contract doesn't know.",
+}
+"""The checks of each landing asset: `contract` blocks, with the faults that keep a delivery out; `plausible` warns."""
+
+BLOCKING = {"contract", "row_count", "key"}
+"""The checks after which nothing goes on if they fail."""
+
+
+def landing_address(folder: str) -> str:
+    """The address of a DSI folder as an asset."""
+    return f"landing/dsi/{folder}"
+
+
+def run(place: Place, assets: Collection[str], delivery: str, who: Run, log: logging.Logger) -> Iterator[Report]:
+    """Make some assets of a delivery, in the order in which they depend on each other.
+
+    Args:
+        place: where it runs.
+        assets: their addresses.
+        delivery: the delivery's name.
+        who: who asked for it; the delivery log says so.
+        log: where the faults of a delivery are told, one by one.
+
+    Yields:
+        a report for each asset, as soon as it is made.
+
+    Raises:
+        SettingsError: an address is none of this room.
+        DeliveryNameError, DeliveryRefusedError, TableError: as `ingest` says.
+    """
+    folders = [folder for folder in contract.FOLDERS if landing_address(folder.name) in assets]
+    tables = [table for table in TABLES if table.path in assets]
+    known = {landing_address(folder.name) for folder in folders} | {table.path for table in tables} | {LOG.path}
+    for address in assets:
+        if address not in known:
+            raise SettingsError(
+                f"step {address}",
+                expected="landing/dsi/<folder>, raw/dsi/<table> or raw/dsi/delivery",
+                found=address,
+                hint="See docs/data-architecture/raw/dsi.md for the names.",
+            )
+    if folders:
+        yield from _inspect(place, folders, delivery, log)
+    for table in tables:
+        yield _write(place, table, delivery)
+    if LOG.path in assets:
+        yield _record(place, delivery, who)
+
+
+def check(place: Place, tables: Collection[str], delivery: str | None) -> Iterator[CheckReport]:
+    """Check some tables.
+
+    Args:
+        place: where it runs.
+        tables: their addresses.
+        delivery: whose rows; all if none.
+    """
+    chosen = tuple(table for table in TABLES if table.path in tables)
+    for finding in quality.examine(place, chosen, delivery):
+        yield CheckReport(
+            contract.table(finding.table).path,
+            finding.check,
+            passed=finding.passed,
+            blocking=finding.check in BLOCKING,
+            description=f"expected {finding.expected}, found {finding.found}",
+        )
+
+
+def _inspect(place: Place, folders: list[Folder], delivery: str, log: logging.Logger) -> Iterator[Report]:
+    """Inspect a delivery: every fault is found before any table is touched, and all are reported at once."""
+    inspection = ingest.inspect(place, delivery, again=True)
+    for fault in inspection.warnings:
+        log.warning("%s", fault)
+    for fault in inspection.errors:
+        log.error("%s", fault)
+    for folder in folders:
+        yield Report(
+            landing_address(folder.name),
+            _inspection_metadata(place, inspection, folder),
+            tuple(_landing_check(inspection, folder, name) for name in LANDING_CHECKS),
+        )
+
+
+def _landing_check(inspection: Inspection, folder: Folder, name: str) -> CheckReport:
+    faults = [fault for fault in inspection.of(folder.name) if fault.is_warning is not (name in BLOCKING)]
+    return CheckReport(
+        landing_address(folder.name),
+        name,
+        passed=not faults,
+        blocking=name in BLOCKING,
+        description="\n".join(map(str, faults)),
+        metadata={"faults": _fault_table(faults)} if faults else {},
+    )
+
+
+def _fault_table(faults: list[Fault]) -> Value:
+    names = ("kind", "file", "column", "expected", "found")
+    return steps.table(
+        [(name, "string") for name in names],
+        [{name: str(getattr(fault, name) or "") for name in names} for fault in faults],
+    )
+
+
+def _inspection_metadata(place: Place, inspection: Inspection, folder: Folder) -> dict[str, Value]:
+    files = inspection.contents.files[folder.name]
+    sources = inspection.sources[folder.name]
+    metadata = {
+        "dagster/row_count": steps.integer(sum(source.rows for source in sources)),
+        "bytes": steps.integer(sum(file.size for file in files)),
+        "file_count": steps.integer(len(files)),
+        "dagster/uri": steps.text(place.landing.uri(f"dsi/{inspection.delivery}/{folder.name}")),
+        "fingerprint": steps.text(inspection.contents.fingerprint),
+        "refused": steps.boolean(bool(inspection.errors)),
+        "faults": steps.text("\n".join(str(fault) for fault in inspection.of(folder.name))),
+    }
+    if files:
+        metadata["files"] = steps.table(
+            [("file", "string"), ("bytes", "int"), ("modified", "string")],
+            [{"file": file.name, "bytes": file.size, "modified": file.modified.isoformat()} for file in files],
+        )
+    if sources:
+        metadata["dagster/column_schema"] = steps.column_schema(
+            [(item.name, str(item.type)) for item in sources[0].schema]
+        )
+    return metadata
+
+
+def _write(place: Place, table: Table, delivery: str) -> Report:
+    """Write a delivery's rows of one table, and say what is there now."""
+    rows = ingest.write_table(place, delivery, table)
+    written = delta.read_partition(place.spark, place.lake, table.path, DELIVERY_COLUMN, delivery)
+    preview = written.limit(_PREVIEW_ROWS).toArrow().to_pylist()
+    size, version = delta.partition_size(place.lake, table.path, DELIVERY_COLUMN, delivery)
+    metadata = {
+        "dagster/partition_row_count": steps.integer(rows),
+        "bytes": steps.integer(size),
+        "delta_version": steps.integer(version),
+        "dagster/uri": steps.text(place.lake.uri(table.path)),
+        "dagster/column_lineage": column_lineage(table),
+    }
+    if preview:
+        metadata["preview"] = steps.markdown(_markdown(preview))
+    return Report(table.path, metadata)
+
+
+def column_lineage(table: Table) -> Value:
+    """Where the columns of a table come from."""
+    assert table.folder is not None, table
+    folder = landing_address(table.folder)
+    return steps.column_lineage(
+        {column: [(folder, source) for source in sources] for column, sources in contract.column_lineage(table).items()}
+    )
+
+
+def _record(place: Place, delivery: str, who: Run) -> Report:
+    """Write the delivery into the log, when all nine tables hold it and their counts reconcile with the source."""
+    row = ingest.record(place, delivery, engine=who.engine, orchestrator=who.orchestrator, run_id=who.id)
+    return Report(
+        LOG.path,
+        {
+            "dagster/uri": steps.text(place.lake.uri(LOG.path)),
+            "rows": steps.integer(sum(row["rows"].values())),
+            "rows_per_table": steps.table(
+                [("table", "string"), ("rows", "int")],
+                [{"table": name, "rows": count} for name, count in row["rows"].items()],
+            ),
+            "bytes": steps.integer(row["source_bytes"]),
+            "ingested_at": steps.text(row["ingested_at"].isoformat()),
+            "run": steps.text(row["run_id"]),
+        },
+    )
+
+
+def _markdown(rows: list[dict[str, object]]) -> str:
+    """A few rows as a table to look at."""
+
+    def cell(value: object) -> str:
+        string = "" if value is None else str(value)
+        return (string if len(string) <= 60 else f"{string[:59]}…").replace("|", "\\|").replace("\n", " ")
+
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    return "\n".join([*lines, *("| " + " | ".join(map(cell, row.values())) + " |" for row in rows)])
