@@ -55,3 +55,7 @@ class EngineError(BiocloudError):
 
 class TableError(BiocloudError):
     """A Delta table is not as the contract says, or would not be after a write."""
+
+
+class ExportError(BiocloudError):
+    """The Dagster definitions can't be exported to Airflow, or what was exported is stale."""
