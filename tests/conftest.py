@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.databricks_workspace.fixture import databricks_workspace  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:

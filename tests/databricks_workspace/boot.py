@@ -1,0 +1,177 @@
+"""The cluster's side: what a Databricks runtime gives to the script of a `spark_python_task`, then the script.
+
+Runs as a process of its own (`runs` starts it with a job as JSON on stdin), so it imports nothing of the tests.
+
+As on Databricks the script's text is compiled and executed by the runtime: `__file__` is not defined (the path is in
+`sys.argv[0]` and in the code's `co_filename`), its folder is not put on `sys.path`, `spark`, `sc` and `dbutils` are
+globals, and SystemExit is a failure, even `sys.exit(0)`: https://github.com/NVIDIA/cudf-spark-benchmarks/pull/251,
+https://github.com/mozilla/python_mozetl/pull/316. Libraries aren't installed but compared with what is there.
+The paths /dbfs and /Volumes are mapped into the workspace's folder for Python's own file functions only: not for
+Spark, native code or child processes. The process ends with the script, whatever threads it leaves.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.metadata
+import io
+import json
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Sail's known traps, as biocloud_assets.spark.session has them; Databricks' engine has none of these.
+_SAIL_ENVIRONMENT = {
+    "SAIL_EXECUTION__COLLECT_STATISTICS": "false",
+    "SAIL_PARQUET__PRUNING": "false",
+    "SAIL_PARQUET__ENABLE_PAGE_INDEX": "false",
+    "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
+}
+
+
+_servers: list[Any] = []  # Sail's server stops when the last reference to it goes
+
+
+def main() -> None:
+    """Read the job, prepare the runtime, run the script, and report how it ended."""
+    job = json.load(sys.stdin)
+    root = job["root"]
+    _hide_the_local_project()
+    failure = _install(job["libraries"], root)
+    if failure is not None:
+        _report(job, state="library failure", error=failure)
+        return
+    spark, context = _start_spark(job["engine"], job["spark_conf"])
+    _map_paths(root)
+    script = types.ModuleType("__main__")
+    script.__dict__.update(spark=spark, sc=context, dbutils=_DbUtils(job["secrets"]), __builtins__=builtins)
+    sys.modules["__main__"] = script
+    sys.argv = [job["script"], *job["parameters"]]
+    _report(job, state="running")
+    try:
+        exec(compile(Path(job["script"]).read_text(), job["script"], "exec"), script.__dict__)
+    except BaseException as error:
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # without this module's own
+        trace = "".join(traceback.format_exception(type(error), error, frames))
+        print(trace, file=sys.stderr)
+        _report(job, state="failed", error=f"{type(error).__name__}: {error}", trace=trace)
+    else:
+        _report(job, state="succeeded")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _report(job: dict[str, Any], **report: str) -> None:
+    file = Path(job["report"])
+    file.with_suffix(".new").write_text(json.dumps(report))
+    file.with_suffix(".new").replace(file)
+
+
+def _hide_the_local_project() -> None:
+    """A project installed for development is on `sys.path`: the script must bring the code of its own branch."""
+    own = [sys.prefix, sys.base_prefix, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:] = [path for path in sys.path if any(Path(path).is_relative_to(folder) for folder in own)]
+
+
+def _install(libraries: list[dict[str, Any]], root: str) -> str | None:
+    """Why a library can't be had on this cluster, if so."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for library in libraries:
+        ((kind, value),) = library.items()
+        name = f'{kind}: "{value["package"] if kind == "pypi" else value}".'
+        if kind == "pypi":
+            try:
+                requirement = Requirement(value["package"])
+                found = importlib.metadata.version(requirement.name)
+            except InvalidRequirement as error:
+                return f"{name} Invalid requirement: {error}."
+            except importlib.metadata.PackageNotFoundError:
+                return f"{name} No matching distribution found for {value['package']}: the cluster has none."
+            if not requirement.specifier.contains(found, prereleases=True):
+                return f"{name} No matching distribution found for {value['package']}: the cluster has {found}."
+        elif kind == "whl" and Path(_mapped(value, root)).is_file():
+            sys.path.insert(0, _mapped(value, root))
+        else:
+            return f"{name} The local cluster installs only packages of PyPI that it has, and wheels that exist."
+    return None
+
+
+def _start_spark(engine: str | None, configuration: dict[str, str]) -> tuple[Any, Any]:
+    if engine is None:
+        return None, None
+    from pyspark.sql import SparkSession
+
+    if engine == "jvm":
+        from delta import configure_spark_with_delta_pip
+
+        builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+        builder = builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        builder = builder.config(
+            "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+        ).config(map=configuration)
+        spark = configure_spark_with_delta_pip(builder).getOrCreate()
+        return spark, spark.sparkContext
+    for name, value in _SAIL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from pysail.spark import SparkConnectServer
+
+    server = SparkConnectServer(ip="127.0.0.1", port=0)
+    server.start(background=True)
+    _servers.append(server)
+    spark = SparkSession.builder.remote(f"sc://127.0.0.1:{server.listening_address[1]}").getOrCreate()
+    for name, value in configuration.items():
+        spark.conf.set(name, value)
+    return spark, None  # no SparkContext over Spark Connect, as on Databricks' standard clusters
+
+
+def _mapped(path: Any, root: str) -> Any:
+    if isinstance(path, (str, os.PathLike)):
+        text = os.fspath(path)
+        for start, folder in (("/dbfs/", "dbfs"), ("dbfs:/", "dbfs"), ("/Volumes/", "Volumes")):
+            if isinstance(text, str) and text.startswith(start):
+                return f"{root}/{folder}/{text.removeprefix(start).lstrip('/')}"
+    return path
+
+
+def _map_paths(root: str) -> None:
+    """Databricks mounts DBFS and the volumes; a test may not, so Python's file functions translate the paths."""
+
+    def mapping(function: Callable[..., Any], paths: int) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            return function(*[_mapped(value, root) for value in arguments[:paths]], *arguments[paths:], **named)
+
+        return call
+
+    builtins.open = io.open = mapping(io.open, 1)
+    for name in ("open", "stat", "lstat", "access", "listdir", "scandir", "mkdir", "rmdir", "remove", "unlink"):
+        setattr(os, name, mapping(getattr(os, name), 1))
+    for name in ("utime", "chmod"):
+        setattr(os, name, mapping(getattr(os, name), 1))
+    for name in ("rename", "replace"):
+        setattr(os, name, mapping(getattr(os, name), 2))
+
+
+class _Secrets:
+    def __init__(self, secrets: dict[str, dict[str, str]]) -> None:
+        self._secrets = secrets
+
+    def get(self, scope: str, key: str) -> str:
+        if key not in self._secrets.get(scope, {}):
+            raise ValueError(f"Secret does not exist with scope: {scope} and key: {key}")
+        return self._secrets[scope][key]
+
+
+class _DbUtils:
+    def __init__(self, secrets: dict[str, dict[str, str]]) -> None:
+        self.secrets = _Secrets(secrets)
+
+
+if __name__ == "__main__":
+    main()
