@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.databricks_workspace.api import ApiError, Request, Response, route, routes
@@ -144,6 +144,8 @@ class Workspace(Storage):
             times: how many requests; `after` as many that go well.
             retry_after: seconds, the header of 429 and 503.
         """
+        if answer not in get_args(Answer):
+            raise ValueError(f"answer {answer!r} is none of {get_args(Answer)}")
         with self._lock:
             self._faults.append(_Fault(path, method, answer, times, after, retry_after))
 
@@ -157,6 +159,8 @@ class Workspace(Storage):
                 `pending` (never leaves PENDING), `slow` (stays PENDING for so many seconds) or `kill` (the cluster is
                 lost so many seconds after the script began).
         """
+        if how not in get_args(How):
+            raise ValueError(f"how {how!r} is none of {get_args(How)}")
         with self._lock:
             self._plans += [Plan(how, message, seconds, task_key) for _ in range(times)]
 
@@ -274,7 +278,7 @@ class Workspace(Storage):
             return Response(404, {"message": f"There is no {name}."})
         try:
             return Response(body={"result": getattr(self, name)(**(request.body or {}))})
-        except (TypeError, ApiError) as error:
+        except (TypeError, ValueError, ApiError) as error:
             return Response(400, {"message": str(error)})
 
     # Jobs

@@ -479,7 +479,8 @@ def test_another_process_serves_and_controls_it(tmp_path: Path) -> None:
             assert finish(client, run_id)[1].error == expected
         assert control("show_runs").json()["result"][1]["tasks"][0]["log"] == "ran\n"
         assert control("close").status_code == 404
-        assert control("fail_requests", unknown=1).status_code == 400
+        assert control("fail_requests", path="/", answer="418").status_code == 400
+        assert control("plan_run", how="unknown").status_code == 400
         assert control("show_requests", token=access["token"]).status_code == 403
         control("expire_token")
         with pytest.raises(PermissionDenied):
