@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pyspark.errors import AnalysisException
 
-from biocloud_assets.errors import BiocloudError, TableError
+from biocloud_assets.errors import BiocloudError, SettingsError, TableError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import steps as raw
 from biocloud_assets.raw.dsi.ingest import Place
@@ -71,14 +71,12 @@ def perform(step: Step, place: Place, who: Run, log: logging.Logger) -> Iterator
     Raises:
         BiocloudError: of the kind that the room's steps raise.
     """
+    if not step.assets and not step.checks:
+        raise SettingsError(SCRIPT, expected="--step or --check", found="neither", hint="Say what is to be done.")
     if step.assets:
-        assert step.delivery is not None
-        yield from raw.run(place, step.assets, step.delivery, who, log)
+        yield from raw.run(place, step.assets, step.delivery or "", who, log)
     if step.checks:
-        wanted = [name.partition(":") for name in step.checks]
-        for found in raw.check(place, {address for address, _, _ in wanted}, step.delivery):
-            if any(address == found.asset and name in ("", found.name) for address, _, name in wanted):
-                yield found
+        yield from raw.check(place, step.checks, step.delivery)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -75,14 +75,16 @@ class PipesLauncher:
         """
         settings, environment = self._settings, self._settings.environment
         client = workspace.client(settings)
+        # Pipes doesn't know the context of a check, but that of the op in it.
+        op: dg.OpExecutionContext = getattr(context, "op_execution_context", context)
         heard = 0
         run: _Run | None = None
         with dg.open_pipes_session(
-            context=context,
+            context=op,
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=_messages(environment, client, settings.s3_endpoint),
         ) as session:
-            run = _Run(client, environment, context.log, self._submission(context, step, session))
+            run = _Run(client, environment, op.log, self._submission(op, step, session))
             try:
                 for _ in run.watch():
                     reports, heard = _new_reports(session, heard)
@@ -101,7 +103,7 @@ class PipesLauncher:
                 metadata=run.metadata(),
             )
 
-    def _submission(self, context: Any, step: Step, session: dg.PipesSession) -> dict[str, Any]:
+    def _submission(self, op: dg.OpExecutionContext, step: Step, session: dg.PipesSession) -> dict[str, Any]:
         settings, environment = self._settings, self._settings.environment
         new_cluster = environment.new_cluster()
         new_cluster["spark_env_vars"] = {
@@ -111,10 +113,10 @@ class PipesLauncher:
         where = ["--landing-root", settings.landing, "--lake-root", settings.lake]
         if environment.catalog is not None:
             where += ["--catalog", environment.catalog]
-        who = ["--orchestrator", "dagster", "--run-id", context.run.run_id]
-        op = context.op_execution_context if hasattr(context, "op_execution_context") else context
+        who = ["--orchestrator", "dagster", "--run-id", op.run.run_id]
+        key = str(op.op_handle)
         task = {
-            "task_key": op.op_handle.to_string().replace(".", "__"),
+            "task_key": key.replace(".", "__"),
             "new_cluster": new_cluster,
             "libraries": workspace.libraries(environment.libraries),
             "spark_python_task": {
@@ -124,7 +126,7 @@ class PipesLauncher:
             },
         }
         return {
-            "run_name": f"{context.run.job_name} {op.op_handle.to_string()} {step.delivery or ''}".strip(),
+            "run_name": f"{op.run.job_name} {key} {step.delivery or ''}".strip(),
             "tasks": [jobs.SubmitTask.from_dict(task)],
             "git_source": jobs.GitSource.from_dict(
                 {
@@ -134,9 +136,7 @@ class PipesLauncher:
                 }
             ),
             "timeout_seconds": environment.timeout_seconds,
-            "idempotency_token": workspace.idempotency_token(
-                context.run.run_id, op.op_handle.to_string(), op.retry_number
-            ),
+            "idempotency_token": workspace.idempotency_token(op.run.run_id, key, op.retry_number),
         }
 
 
@@ -192,9 +192,12 @@ class _Run:
         Args:
             refused: whether the step said that another try won't mend it.
         """
-        if self._state.result_state != jobs.RunResultState.SUCCESS:
-            state = self._state.result_state or self._state.life_cycle_state
-            raise self._failure(f"ended as {state and state.value}: {self._reason()}", allow_retries=not refused)
+        if self._state.result_state == jobs.RunResultState.SUCCESS:
+            return
+        state = self._state.result_state or self._state.life_cycle_state
+        # Whoever cancels a run on Databricks doesn't want the next one to start a few seconds later.
+        retries = not refused and state is not jobs.RunResultState.CANCELED
+        raise self._failure(f"ended as {state and state.value}: {self._reason()}", allow_retries=retries)
 
     def metadata(self) -> dict[str, Any]:
         """Where to look at the run."""

@@ -32,7 +32,6 @@ _SAIL_ENVIRONMENT = {
     "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
 }
 
-
 _servers: list[Any] = []  # Sail's server stops when the last reference to it goes
 
 
@@ -81,9 +80,9 @@ def _hide_the_local_project() -> None:
 
 def _install(libraries: list[dict[str, Any]], root: str) -> str | None:
     """Why a library can't be had on this cluster, if so."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
     for library in libraries:
+        from packaging.requirements import InvalidRequirement, Requirement
+
         ((kind, value),) = library.items()
         name = f'{kind}: "{value["package"] if kind == "pypi" else value}".'
         if kind == "pypi":
@@ -103,20 +102,14 @@ def _install(libraries: list[dict[str, Any]], root: str) -> str | None:
     return None
 
 
-def _start_spark(engine: str | None, configuration: dict[str, str]) -> tuple[Any, Any]:
+def _start_spark(engine: str | None, configuration: dict[str, Any]) -> tuple[Any, Any]:
     if engine is None:
         return None, None
     from pyspark.sql import SparkSession
 
     if engine == "jvm":
-        from delta import configure_spark_with_delta_pip
-
         builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-        builder = builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-        builder = builder.config(
-            "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-        ).config(map=configuration)
-        spark = configure_spark_with_delta_pip(builder).getOrCreate()
+        spark = builder.config(map=configuration).getOrCreate()
         return spark, spark.sparkContext
     for name, value in _SAIL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

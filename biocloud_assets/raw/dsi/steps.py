@@ -73,16 +73,34 @@ def run(place: Place, assets: Collection[str], delivery: str, who: Run, log: log
         yield _record(place, delivery, who)
 
 
-def check(place: Place, tables: Collection[str], delivery: str | None) -> Iterator[CheckReport]:
+def check(place: Place, checks: Collection[str], delivery: str | None) -> Iterator[CheckReport]:
     """Check some tables.
 
     Args:
         place: where it runs.
-        tables: their addresses.
+        checks: which: `raw/dsi/sensor:key`, or `raw/dsi/sensor` for all checks of that table.
         delivery: whose rows; all if none.
+
+    Yields:
+        what each found.
+
+    Raises:
+        SettingsError: there is no such check.
     """
-    chosen = tuple(table for table in TABLES if table.path in tables)
-    for finding in quality.examine(place, chosen, delivery):
+    known = {f"{table.path}:{name}": table for table in TABLES for name in quality.checks_of(table)}
+    chosen = {check for check in known if check in checks or check.partition(":")[0] in checks}
+    for asked in checks:
+        if asked not in known and asked not in {table.path for table in TABLES}:
+            raise SettingsError(
+                f"step {asked}",
+                expected="a check: raw/dsi/<table>, or raw/dsi/<table>:<check>",
+                found=asked,
+                hint="See docs/data-architecture/raw/dsi.md for the tables and their checks.",
+            )
+    tables = tuple(table for table in TABLES if any(known[check] == table for check in chosen))
+    for finding in quality.examine(place, tables, delivery):
+        if f"{contract.table(finding.table).path}:{finding.check}" not in chosen:
+            continue
         yield CheckReport(
             contract.table(finding.table).path,
             finding.check,

@@ -1,0 +1,103 @@
+"""The environments' file: that ours is right, and what a person is told who breaks it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from biocloud_assets.environments import load_environment, pinned, schema
+from biocloud_assets.errors import SettingsError
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "databricks/environments.yml"
+
+
+def broken(tmp_path: Path, path: str, value: Any) -> Path:
+    """The file with another value at a path; without the key, if that is None."""
+    content = copy.deepcopy(yaml.safe_load(FILE.read_text()))
+    *parents, name = path.split(".")
+    section = content
+    for parent in parents:
+        section = section[parent]
+    if value is None:
+        del section[name]
+    else:
+        section[name] = value
+    file = tmp_path / "environments.yml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_cluster_comes_from_the_pool_and_names_no_node_type() -> None:
+    for name in ("development", "production"):
+        cluster = load_environment(FILE, name).new_cluster()  # type: ignore[arg-type]
+        assert cluster["instance_pool_id"].endswith(name)
+        assert not {"node_type_id", "driver_node_type_id"} & set(cluster)
+
+
+def test_the_schema_for_editors_is_that_of_the_code() -> None:
+    """`python -m biocloud_assets.environments > databricks/environments.schema.json` makes it anew."""
+    assert (ROOT / "databricks/environments.schema.json").read_text() == schema()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("production.cluster.instance_pool", "x", "production.cluster.instance_pool: Extra inputs are not permitted"),
+        ("production.cluster.instance_pool_id", None, "production.cluster.instance_pool_id: Field required"),
+        ("staging", {}, "staging: Extra inputs are not permitted"),
+        ("development.timeout_seconds", "soon", "development.timeout_seconds: Input should be a valid integer"),
+        ("development.messages", "dbfs:/pipes", "development.messages: String should match"),
+        ("development.cluster.autoscale.min_workers", 9, "autoscale: min_workers no greater than max_workers"),
+        ("development.git.url", "https://me:secret@gitlab.com/x.git", "development.git.url: String should match"),
+        ("development.libraries", [], "development.libraries: List should have at least 1 item"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, path: str, value: Any, said: str) -> None:
+    file = broken(tmp_path, path, value)
+    with pytest.raises(SettingsError) as raised:
+        load_environment(file, "development")
+    assert raised.value.thing == str(file)
+    assert said in raised.value.found
+    assert "me:secret" not in str(raised.value)
+
+
+def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+    file = broken(tmp_path, "development", {"lake": "s3://x"})
+    with pytest.raises(SettingsError) as raised:
+        load_environment(file, "production")
+    for key in ("landing_root", "lake_root", "git", "cluster", "libraries", "messages", "lake"):
+        assert f"development.{key}:" in raised.value.found
+
+
+@pytest.mark.parametrize("name", ["DATABRICKS_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password", "AWS_ACCESS_KEY_ID"])
+def test_a_secret_is_taken_by_reference_only(tmp_path: Path, name: str) -> None:
+    path = "development.cluster.spark_env_vars"
+    with pytest.raises(SettingsError) as raised:
+        load_environment(broken(tmp_path, path, {name: "dapi-the-secret-itself"}), "development")
+    assert f"spark_env_vars.{name} to be a reference" in raised.value.found
+    assert "dapi-the-secret-itself" not in str(raised.value)
+    reference = {name: "{{secrets/biocloud/token}}"}
+    loaded = load_environment(broken(tmp_path, path, reference), "development")
+    assert loaded.new_cluster()["spark_env_vars"] == reference
+
+
+def test_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "environments.yml"
+    file.write_text("development:\n  git: [\n")
+    with pytest.raises(SettingsError, match="line 3"):
+        load_environment(file, "development")
+
+
+def test_libraries_have_the_versions_of_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "uv.lock"
+    lock.write_text('[[package]]\nname = "deltalake"\nversion = "9.8.7"\n')
+    assert pinned(["deltalake"], lock) == ["deltalake==9.8.7"]
+    with pytest.raises(SettingsError, match=r"libraries: expected packages that .*uv\.lock holds, found pandas"):
+        pinned(["deltalake", "pandas"], lock)
+    for name in ("development", "production"):
+        pinned(load_environment(FILE, name).libraries, ROOT / "uv.lock")  # type: ignore[arg-type]
