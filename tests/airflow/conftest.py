@@ -21,9 +21,10 @@ import yaml
 
 from biocloud_assets.airflow import collect, render
 from biocloud_assets.airflow.model import Export
+from biocloud_assets.lake import DataLake
 from tests.databricks_workspace.fixture import GIT_URL
 from tests.databricks_workspace.server import POOL_ID, SPARK_VERSION, Workspace
-from tests.launch.conftest import code  # noqa: F401
+from tests.launch.conftest import code, commit, git  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = Path(__file__).with_name("environments")
@@ -65,6 +66,7 @@ class Airflow:
     def __init__(self, group: str, home: Path, dags: Path) -> None:
         self.home, self.dags = home, dags
         self.python = _python(group)
+        self.major = int(group.split("-")[1]) if group.startswith("airflow") else 2
         self.settings: dict[str, str] = {}
         home.mkdir(parents=True, exist_ok=True)
 
@@ -134,7 +136,7 @@ class Site:
             "messages": f"{bucket}/messages",
         }
 
-    def export(self, branch: str = "main", **keys: Any) -> Export:
+    def export(self, branch: str = "main", quiet_seconds: float | None = None, **keys: Any) -> Export:
         """Export the definitions of this code for this environment, with some other keys, into the DAG folder."""
         self.environment |= keys
         file = self.root / "environments.yml"
@@ -143,6 +145,9 @@ class Site:
         self._patch.chdir(ROOT)  # uv.lock has the versions of the libraries
         definitions, settings = collect.build_definitions("development")
         export = collect.collect(definitions, settings, branch=branch)
+        if quiet_seconds is not None:
+            quicker = [dag.model_copy(update={"quiet_seconds": quiet_seconds}) for dag in export.dispatchers]
+            export = export.model_copy(update={"dispatchers": tuple(quicker)})
         render.write(render.render(export), self.dags.parent)
         return export
 
@@ -150,3 +155,93 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path, monkeypatch)
+
+
+class Deployed:
+    """The exported DAGs in an Airflow, beside a Databricks workspace, with data in S3."""
+
+    def __init__(self, site: Site, airflow: Airflow, workspace: Workspace, endpoint: str) -> None:
+        self.site, self.airflow, self.workspace, self.endpoint = site, airflow, workspace, endpoint
+        workspace.secrets = {"scope": {"key": "s3cr3t"}}
+        workspace.instance_profile = {
+            name: os.environ[name] for name in os.environ if name.startswith("AWS_") and name != "AWS_PROFILE"
+        }
+        host, port = workspace.url.removeprefix("http://").split(":")
+        databricks = {"conn_type": "databricks", "host": host, "port": int(port), "schema": "http"}
+        keys = {"conn_type": "aws", "login": os.environ["AWS_ACCESS_KEY_ID"], "password": "testing"}
+        airflow.settings |= {
+            "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps({**databricks, "password": workspace.token}),
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(
+                {**keys, "extra": {"endpoint_url": endpoint, "region_name": "us-east-1"}}
+            ),
+        }
+
+    @cached_property
+    def landing(self) -> DataLake:
+        return DataLake.at(self.site.environment["landing_root"], endpoint=self.endpoint)
+
+    @cached_property
+    def lake(self) -> DataLake:
+        return DataLake.at(self.site.environment["lake_root"], endpoint=self.endpoint)
+
+    def prepare(self) -> None:
+        """Make Airflow's database, and let it know the DAGs."""
+        self.airflow.migrate()
+        done = self.airflow.airflow("dags", "reserialize")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def test(self, dag: str, timeout: float = 600, **conf: str) -> Any:
+        return self.airflow.inside("test", dag, json.dumps(conf), timeout=timeout)
+
+    def runs(self, dag: str) -> dict[str, Any]:
+        """The runs of a DAG: state, configuration, and each task's state."""
+        found: dict[str, Any] = self.airflow.inside("runs", dag)["runs"]
+        return found
+
+    def said(self, step: str) -> dict[str, Any]:
+        """What the script of `quick` said of a step, when it last ran."""
+        (log,) = [run.tasks[0].log for run in self.workspace.runs.values() if run.tasks[0].key == step][-1:]
+        (line,) = [line for line in log.splitlines() if line.startswith("STEP ")]
+        found: dict[str, Any] = json.loads(line.removeprefix("STEP "))
+        return found
+
+    def submitted(self) -> list[str]:
+        """The steps that were submitted to Databricks, each as often as a run was started for it."""
+        return [run.tasks[0].key for run in self.workspace.runs.values()]
+
+
+STEP = """
+import json, os, sys
+print("STEP", json.dumps({"branch": "BRANCH", "arguments": sys.argv[1:], "environment": dict(os.environ)}))
+"""
+
+
+@pytest.fixture
+def quick(deployed: Deployed, tmp_path: Path) -> Deployed:
+    """Clusters without Spark, whose script only says what it was given: they end at once."""
+    folder = tmp_path / "repository"
+    (folder / "databricks").mkdir(parents=True)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    for branch in ("main", "feature"):
+        (folder / "databricks/run_step.py").write_text(STEP.replace("BRANCH", branch))
+        git(folder, "checkout", "--quiet", "-B", branch)
+        commit(folder, f"The script of {branch}")
+    deployed.workspace.engine = None
+    deployed.workspace.repositories[GIT_URL] = folder
+    return deployed
+
+
+@pytest.fixture
+def deployed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    s3_root: str,
+    s3_server: str,
+    databricks_workspace: Workspace,
+    code: Path,  # noqa: F811
+    version: str,
+) -> Deployed:
+    databricks_workspace.repositories[GIT_URL] = code
+    site = Site(tmp_path, monkeypatch, s3_root)
+    site.export(quiet_seconds=0)
+    return Deployed(site, Airflow(version, tmp_path / "home", site.dags), databricks_workspace, s3_server)

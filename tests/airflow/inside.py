@@ -2,6 +2,7 @@
 
     python -P inside.py parse            every DAG of the DAG folder as JSON, with errors and warnings
     python -P inside.py test DAG CONF    a run of one DAG, without a scheduler; each task's state
+    python -P inside.py runs DAG         the runs of a DAG, with each task's state
     python -P inside.py round_trip DAG   the edges of the DAG, after dagster-airflow has made a Dagster job of it
 """
 
@@ -90,21 +91,23 @@ def _task(task: Any) -> dict[str, Any]:
 
 
 def test(name: str, conf: str) -> dict[str, Any]:
-    dag = _bag().dags[name]
-    run = dag.test(run_conf=json.loads(conf) or None)
-    from airflow.models import TaskInstance
+    run = _bag().dags[name].test(run_conf=json.loads(conf) or None)
+    return {"run_id": run.run_id, **runs(name)["runs"][run.run_id]}
+
+
+def runs(name: str) -> dict[str, Any]:
+    from airflow.models import DagRun, TaskInstance
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        found = session.query(TaskInstance).filter(TaskInstance.dag_id == name, TaskInstance.run_id == run.run_id)
-        tasks = {
-            f"{one.task_id}{f'[{one.map_index}]' if one.map_index >= 0 else ''}": {
-                "state": str(one.state),
-                "try": one.try_number,
-            }
-            for one in found
+        found = {
+            run.run_id: {"state": str(run.state), "conf": run.conf, "tasks": {}}
+            for run in session.query(DagRun).filter(DagRun.dag_id == name)
         }
-    return {"state": str(run.state.value), "run_id": run.run_id, "tasks": tasks}
+        for one in session.query(TaskInstance).filter(TaskInstance.dag_id == name):
+            task = f"{one.task_id}{f'[{one.map_index}]' if one.map_index >= 0 else ''}"
+            found[one.run_id]["tasks"][task] = {"state": str(one.state), "try": one.try_number}
+    return {"runs": found}
 
 
 def round_trip(name: str) -> dict[str, Any]:
@@ -125,5 +128,5 @@ def round_trip(name: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    answer = {"parse": parse, "test": test, "round_trip": round_trip}[command](*arguments)
+    answer = {"parse": parse, "test": test, "runs": runs, "round_trip": round_trip}[command](*arguments)
     print("\nANSWER " + json.dumps(answer))
