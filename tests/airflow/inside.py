@@ -1,9 +1,9 @@
 """What the tests let an Airflow do, in its own environment: any version, and nothing of Biocloud's.
 
-    python -P inside.py parse            every DAG of the DAG folder as JSON, with errors and warnings
-    python -P inside.py test DAG CONF    a run of one DAG, without a scheduler; each task's state
-    python -P inside.py runs DAG         the runs of a DAG, with each task's state
-    python -P inside.py round_trip DAG   the edges of the DAG, after dagster-airflow has made a Dagster job of it
+python -P inside.py parse            every DAG of the DAG folder as JSON, with errors and warnings
+python -P inside.py test DAG CONF    a run of one DAG, without a scheduler; each task's state
+python -P inside.py runs DAG         the runs of a DAG, with each task's state
+python -P inside.py round_trip DAG   the edges of the DAG, after dagster-airflow has made a Dagster job of it
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _bag() -> Any:
 def parse() -> dict[str, Any]:
     # What libraries warn of when they are imported isn't the DAGs' doing.
     import airflow.providers.amazon.aws.hooks.s3
-    import airflow.providers.databricks.operators.databricks  # noqa: F401
+    import airflow.providers.databricks.operators.databricks
 
     try:
         import airflow.providers.standard.operators.trigger_dagrun

@@ -124,5 +124,7 @@ def test_dagster_reads_the_dag_back_as_a_job_with_the_same_edges(
     site.export()
     read = Airflow("dagster-airflow", tmp_path / "home", site.dags).inside("round_trip", "dsi_raw")
     steps = create_execution_plan(jobs["dsi_raw"]).get_all_steps_in_topo_order()
-    edges = [[f"dsi_raw__{up}", f"dsi_raw__{step.key}"] for step in steps for up in step.get_execution_dependency_keys()]
+    edges = [
+        [f"dsi_raw__{up}", f"dsi_raw__{step.key}"] for step in steps for up in step.get_execution_dependency_keys()
+    ]
     assert read["edges"] == sorted(edges), read["ops"]

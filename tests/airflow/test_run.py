@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import deltalake
@@ -21,7 +25,7 @@ pytestmark = [
 ]
 
 DELIVERY = "2020-07-10-06:00:00"
-TASKS = 8
+OPTIONS = {"AWS_ALLOW_HTTP": "true"}
 
 
 def states(run: dict[str, Any]) -> dict[str, str]:
@@ -36,10 +40,9 @@ def land(landing: DataLake, delivery: str, *folders: str) -> None:
 
 def log(lake: DataLake, delivery: str) -> None:
     """Log a delivery as ingested, as someone else than Airflow would."""
-    options = {"AWS_ALLOW_HTTP": "true"}
     rows = pa.table({"rows": [1], DELIVERY_COLUMN: [delivery]})
     deltalake.write_deltalake(
-        lake.uri(LOG.path), rows, mode="append", partition_by=[DELIVERY_COLUMN], storage_options=options
+        lake.uri(LOG.path), rows, mode="append", partition_by=[DELIVERY_COLUMN], storage_options=OPTIONS
     )
 
 
@@ -48,7 +51,7 @@ def test_every_step_gets_its_arguments_and_its_secrets(quick: Deployed) -> None:
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "success", run["log"][-5000:]
     assert set(states(run).values()) == {"success"}
-    assert Counter(quick.submitted()) == Counter(states(run))
+    assert Counter(quick.submitted()) == Counter(list(states(run)))
     said = quick.said("raw__dsi__delivery")
     assert said["arguments"] == [
         *("--step", "raw/dsi/delivery", "--delivery", DELIVERY),
@@ -83,7 +86,7 @@ def test_a_flaky_step_succeeds_on_its_second_try_with_a_run_of_its_own(quick: De
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "success", run["log"][-5000:]
     assert run["tasks"]["raw__dsi__sensor"]["try"] == 2
-    assert Counter(quick.submitted()) == Counter(states(run)) + Counter(["raw__dsi__sensor"])
+    assert Counter(quick.submitted()) == Counter(list(states(run))) + Counter(["raw__dsi__sensor"])
 
 
 def test_what_is_deployed_from_a_branch_runs_the_code_of_that_branch(quick: Deployed) -> None:
@@ -130,11 +133,29 @@ def test_the_dispatcher_starts_each_new_complete_delivery_once(deployed: Deploye
     assert look() == [complete, complete, arriving]
 
 
-def test_the_sample_is_ingested_as_at_home(deployed: Deployed) -> None:
+def test_the_sample_is_ingested_as_at_home(deployed: Deployed, tmp_path: Path) -> None:
     names = land_bundled(deployed.landing)
     deployed.airflow.migrate()
-    for name in names[:1]:
+    for name in names:
         run = deployed.test("dsi_raw", delivery=name)
         assert run["state"] == "success", run["log"][-5000:]
+    settings = {"BIOCLOUD_LANDING_ROOT": deployed.landing.root, "BIOCLOUD_HOME": str(tmp_path / "home-of-biocloud")}
+    subprocess.run(
+        [sys.executable, "-m", "biocloud_assets.cli", "ingest", *names],
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("BIOCLOUD_")}, **settings},
+        check=True,
+        timeout=300,
+    )
+    at_home = DataLake.at(str(tmp_path / "home-of-biocloud/lake"))
     for table in TABLES:
-        print(table.path, deltalake.DeltaTable(deployed.lake.uri(table.path), storage_options={"AWS_ALLOW_HTTP": "true"}).count())
+        assert rows(deployed.lake, table.path) == rows(at_home, table.path), table.path
+    logged = deltalake.DeltaTable(deployed.lake.uri(LOG.path), storage_options=OPTIONS).to_pyarrow_table().to_pylist()
+    assert sorted(row[DELIVERY_COLUMN] for row in logged) == sorted(names)
+    assert {row["orchestrator"] for row in logged} == {"airflow"}
+
+
+def rows(lake: DataLake, path: str) -> list[str]:
+    """All rows of a table, in an order of their own."""
+    table = deltalake.DeltaTable(lake.uri(path), storage_options=OPTIONS if "://" in lake.root else None)
+    found = table.to_pyarrow_table()
+    return sorted(repr(sorted(row.items())) for row in found.to_pylist())
