@@ -197,7 +197,8 @@ class _Run:
         state = self._state.result_state or self._state.life_cycle_state
         # Whoever cancels a run on Databricks doesn't want the next one to start a few seconds later.
         retries = not refused and state is not jobs.RunResultState.CANCELED
-        raise self._failure(f"ended as {state and state.value}: {self._reason()}", allow_retries=retries)
+        reason = workspace.reason(self._client, self._run)
+        raise self._failure(f"ended as {state and state.value}: {reason}", allow_retries=retries)
 
     def metadata(self) -> dict[str, Any]:
         """Where to look at the run."""
@@ -207,15 +208,6 @@ class _Run:
     @property
     def _state(self) -> jobs.RunState:
         return self._run.state or jobs.RunState()
-
-    def _reason(self) -> str:
-        task = self._run.tasks[0].run_id if self._run.tasks else None
-        try:
-            error = self._client.jobs.get_run_output(task).error if task is not None else None
-        except DatabricksError as unknown:  # a run that never had a cluster has no output
-            self._log.debug(f"no output: {unknown}")
-            error = None
-        return error or self._state.state_message or "no reason given"
 
     def _failure(self, text: str, *, allow_retries: bool = True) -> dg.Failure:
         return dg.Failure(f"Databricks run {self.id} {text}", metadata=self.metadata(), allow_retries=allow_retries)

@@ -172,7 +172,6 @@ def test_a_job_gives_the_same_on_databricks_as_at_home(
     there = {path: rows(site.lake, path) for path in ALL}
     site.lake.rename(site.root / "elsewhere")
 
-    monkeypatch.delenv("BIOCLOUD_ENV")
     home = site.job("none").execute_in_process(instance=instance, partition_key=DELIVERY)
     assert {path: rows(site.lake, path) for path in ALL} == there
     assert metadata(away.all_events) == metadata(home.all_events)
