@@ -306,7 +306,8 @@ def test_the_manifest_goes_first_and_the_rest_in_batches_of_a_thousand(
 
 
 _PROGRAM = """
-import resource, sys
+import sys
+from pathlib import Path
 from biocloud_assets.curated.dsi.cleanup import cleanup_curated_folders
 from biocloud_assets.lake import DataLake
 root, endpoint, path = sys.argv[1:]
@@ -314,7 +315,7 @@ lake = DataLake.at(root, endpoint=endpoint)
 requests = []
 lake._s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
 (removal,) = cleanup_curated_folders(path, lake, "2026-01-31", 30).removals
-print(removal.files, len(requests), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(removal.files, len(requests), Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
