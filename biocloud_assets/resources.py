@@ -19,12 +19,14 @@ class LakehouseResource(dg.ConfigurableResource):
     Attributes:
         landing_root: the folder or `s3://` address that holds `dsi/<delivery>/`.
         lake_root: the folder or `s3://` address of the Delta lake.
+        curated_root: the folder or `s3://` address of the curated layer.
         engine: `sail`, `jvm` or `databricks`.
         s3_endpoint: the URL of an S3 other than Amazon's.
     """
 
     landing_root: str
     lake_root: str
+    curated_root: str
     engine: str
     s3_endpoint: str | None = None
 
@@ -34,6 +36,7 @@ class LakehouseResource(dg.ConfigurableResource):
         return cls(
             landing_root=settings.landing,
             lake_root=settings.lake,
+            curated_root=settings.curated,
             engine=settings.engine,
             s3_endpoint=settings.s3_endpoint,
         )
@@ -46,7 +49,11 @@ class LakehouseResource(dg.ConfigurableResource):
         """The lake."""
         return DataLake.at(self.lake_root, endpoint=self.s3_endpoint)
 
+    def curated(self) -> DataLake:
+        """The curated layer."""
+        return DataLake.at(self.curated_root, endpoint=self.s3_endpoint)
+
     def place(self) -> Place:
-        """Both, and the session of this process; it is started if need be."""
+        """The landing zone and the lake, and the session of this process; it is started if need be."""
         engine: Engine = self.engine  # type: ignore[assignment]  # checked by the settings
         return Place(get_session(engine, s3_endpoint=self.s3_endpoint), self.landing(), self.lake())

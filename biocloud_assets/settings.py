@@ -31,6 +31,9 @@ class Settings(BaseSettings):
             `<home>/landing`. Outside `local` it must be set.
         lake_root: `BIOCLOUD_LAKE_ROOT`: the folder or `s3://` address of the Delta lake; locally `<home>/lake`. Outside
             `local` it must be set.
+        curated_root: `BIOCLOUD_CURATED_ROOT`: the folder or `s3://` address of the curated layer, which holds
+            `dsi/<date>/`; locally `<home>/curated`. Outside `local` it must be set.
+        curated_days: `BIOCLOUD_CURATED_DAYS`: for how many days before the run date the curated folders are kept.
         engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark) or `databricks` (the session that
             the Databricks runtime provides).
         quiet_seconds: `BIOCLOUD_QUIET_SECONDS`: for how many seconds nothing in a delivery may have changed before the
@@ -48,6 +51,8 @@ class Settings(BaseSettings):
     home: Path = Path(".biocloud")
     landing_root: Annotated[str, Field(min_length=1)] | None = None
     lake_root: Annotated[str, Field(min_length=1)] | None = None
+    curated_root: Annotated[str, Field(min_length=1)] | None = None
+    curated_days: Annotated[int, Field(ge=0, le=36_525)] = 30
     engine: Engine = "sail"
     quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     lookback_days: Annotated[int, Field(ge=0, le=3_660)] = 30
@@ -58,7 +63,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _roots_outside_local(self) -> Self:
-        for name in ("landing_root", "lake_root"):
+        for name in ("landing_root", "lake_root", "curated_root"):
             if self.env != "local" and getattr(self, name) is None:
                 variable = f"{_PREFIX}{name.upper()}"
                 raise SettingsError(
@@ -98,6 +103,11 @@ class Settings(BaseSettings):
     def lake(self) -> str:
         """The root of the lake: an absolute folder or an `s3://` address."""
         return self._root(self.lake_root, "lake")
+
+    @cached_property
+    def curated(self) -> str:
+        """The root of the curated layer: an absolute folder or an `s3://` address."""
+        return self._root(self.curated_root, "curated")
 
     @cached_property
     def dagster(self) -> Path:
