@@ -1,151 +1,22 @@
-"""What the observations say: of the real sample, compared with its source; and of what is corrected or hard."""
+"""What the observations say of what is corrected, delivered again, missing or hard."""
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from places import Row, ingest_all, place_in, published
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "raw" / "dsi"))
-from deliveries import record, write
+from deliveries import record, write  # isort: skip  # `places` says where it lies
 
-from biocloud_assets.curated.dsi import steps
-from biocloud_assets.curated.dsi.observation import SOURCES, TERMS, arrow_schema
-from biocloud_assets.errors import RunDateError, TableError
-from biocloud_assets.lake import DataLake
+from biocloud_assets.curated.dsi.observation import SOURCES, TERMS
 from biocloud_assets.raw.dsi import contract, ingest
-from biocloud_assets.raw.dsi.current import snapshot
-from biocloud_assets.sample import land_bundled
-from biocloud_assets.spark.session import get_session
 
 FIRST, SECOND, THIRD = "2026-01-01-06:00:00", "2026-01-02-06:00:00", "2026-01-03-23:59:59"
-Row = dict[str, Any]
 
-
-def ingest_all(place: ingest.Place, *deliveries: str) -> None:
-    for delivery in deliveries:
-        for table in contract.TABLES:
-            ingest.write_table(place, delivery, table)
-        ingest.record(place, delivery, engine="sail", orchestrator="test", run_id="1")
-
-
-def place_in(root: Path) -> ingest.Place:
-    return ingest.Place(get_session("sail"), DataLake.at(str(root / "in")), DataLake.at(str(root / "out")))
-
-
-def published(place: ingest.Place, root: Path, run_date: str) -> list[Row]:
-    curated = DataLake.at(str(root / "curated"))
-    told = steps.publish(place.spark, place.lake, curated, run_date)
-    table = pa.concat_tables([pq.read_table(f"{curated.root}/{file.path}") for file in curated.walk(told.path)])
-    assert table.schema.equals(arrow_schema())
-    rows: list[Row] = table.to_pylist()
-    assert len(rows) == told.rows
-    names = [row["occurrenceID"] for row in rows]
-    assert names == sorted(set(names)), "in order, none twice"
-    return rows
-
-
-# --- the Camtrap DP example -------------------------------------------------------------------------------------------
-
-
-def lines(name: str) -> list[dict[str, str]]:
-    with (Path(__file__).parent / "camtrap" / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[ingest.Place, Path]:
-    root = tmp_path_factory.mktemp("sample")
-    place = place_in(root)
-    ingest_all(place, *land_bundled(place.landing))
-    return place, root
-
-
-def utc(text: str) -> str:
-    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def number(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def test_every_observation_of_a_medium_agrees_with_the_source(sample: tuple[ingest.Place, Path]) -> None:
-    """One by one: species, date, position, medium, probability, who identified it, event and deployment."""
-    rows = published(*sample, "2023-02-07")
-    deployments = {line["deploymentID"]: line for line in lines("deployments.csv")}
-    media = {line["mediaID"]: line for line in lines("media.csv")}
-    source = [line for line in lines("observations.csv") if line["observationLevel"] == "media"]
-    assert len(source) == 513
-    expected = []
-    for line in source:
-        deployment = deployments[line["deploymentID"]]
-        expected.append(
-            {
-                "regionGroupID": line["observationID"],
-                "eventID": line["eventID"],
-                "parentEventID": line["deploymentID"],
-                "eventDate": utc(line["eventStart"]),
-                "scientificName": line["scientificName"] or None,
-                "occurrenceStatus": "present" if line["scientificName"] else None,
-                "organismID": line["individualID"] or None,
-                "decimalLatitude": float(deployment["latitude"]),
-                "decimalLongitude": float(deployment["longitude"]),
-                "coordinateUncertaintyInMeters": float(deployment["coordinateUncertainty"]),
-                "locality": deployment["locationName"],
-                "habitat": deployment["habitat"],
-                "samplingEffort": f"{utc(deployment['deploymentStart'])}/{utc(deployment['deploymentEnd'])}",
-                "sensorID": deployment["cameraID"],
-                "associatedMedia": media[line["mediaID"]]["filePath"],
-                "probability": number(line["classificationProbability"]),
-                # The version of a model is a field of its own in the contract.
-                "identifiedBy": line["classifiedBy"].replace(" Version ", " "),
-                "basisOfRecord": "MachineObservation",
-                "samplingProtocol": "camera",
-            }
-        )
-    compared = [{name: row[name] for name in expected[0]} for row in rows]
-    by_group = sorted(compared, key=lambda row: row["regionGroupID"])
-    assert by_group == sorted(expected, key=lambda row: row["regionGroupID"])
-
-
-def test_what_can_not_agree_is_what_the_docs_say(sample: tuple[ingest.Place, Path]) -> None:
-    """Observations of whole events have no region group; the time of a result is that of its last classification."""
-    rows = published(*sample, "2023-02-07")
-    source = lines("observations.csv")
-    assert len(source) - len(rows) == sum(line["observationLevel"] == "event" for line in source) == 36
-    by_group = {line["observationID"]: line for line in source}
-    for row in rows:
-        line = by_group[row["regionGroupID"]]
-        same_result = [
-            utc(other["classificationTimestamp"])
-            for other in source
-            if (other["eventID"], other["classifiedBy"]) == (line["eventID"], line["classifiedBy"])
-            and other["classificationTimestamp"]
-        ]
-        assert row["dateIdentified"] == max(same_result, default=None)
-
-
-def test_a_day_knows_what_was_delivered_until_its_end(sample: tuple[ingest.Place, Path]) -> None:
-    place, root = sample
-    assert len(published(place, root, "2020-12-31")) == 0, "people's results for whole events only"
-    assert len(published(place, root, "2021-10-10")) == 0
-    assert len(published(place, root, "2021-10-11")) == 20
-    assert len(published(place, root, "2023-02-06")) == 20
-    with pytest.raises(TableError, match="expected an ingested delivery of 2020-07-09 or earlier, found none"):
-        published(place, root, "2020-07-09")
-    with pytest.raises(RunDateError):
-        published(place, root, "2020-07-32")
-    assert snapshot(place.lake, date(2021, 10, 11)).deliveries == place.landing.list("dsi").folders[:3]
-
-
-# --- made up ----------------------------------------------------------------------------------------------------------
 
 Deliver = Callable[..., None]
 
