@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -122,77 +123,71 @@ def test_a_manifest_that_can_not_be_taken_away_keeps_the_files_as_they_are(tmp_p
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
 _PROGRAM = """
-import sys
-from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1])))
-from test_publication import DAY, rows
-from biocloud_assets.curated.dsi import steps
-from biocloud_assets.curated.dsi.publication import publish_rows
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from test_publication import publish_wholly
 from biocloud_assets.lake import DataLake
-lake = DataLake.at(sys.argv[2], endpoint=sys.argv[3] or None)
-print("started", flush=True)
 for line in sys.stdin:
-    publish_rows(lake, DAY, rows(200, line.strip()), rows_per_file=10)
-    steps.manifest(lake, DAY)
-    steps.cleanup(lake, DAY, 0)
-    print("done", flush=True)
+    pid = os.fork()  # a process for each line, that needn't start anew
+    if pid == 0:
+        publish_wholly(DataLake.at(sys.argv[2], endpoint=sys.argv[3] or None), line.strip())
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
-def process(lake: DataLake, endpoint: str) -> subprocess.Popen[str]:
-    """Publishes, writes the manifest and cleans up for each line that it is given; it has started when this returns."""
-    arguments = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent), lake.root, endpoint]
-    started = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert started.stdout is not None
-    assert started.stdout.readline() == "started\n"
-    return started
+def publish_wholly(lake: DataLake, salt: str) -> None:
+    publish_rows(lake, DAY, rows(100, salt), rows_per_file=10)
+    steps.manifest(lake, DAY)
+    steps.cleanup(lake, DAY, 0)
 
 
 def old_days(lake: DataLake) -> None:
     """Two days that are to go."""
     for day in (DAY - timedelta(days=1), DAY - timedelta(days=2)):
-        publish_rows(lake, day, rows(100), rows_per_file=10)
+        publish_rows(lake, day, rows(30), rows_per_file=10)
         write_manifest(f"dsi/{day}", lake, day)
 
 
 def test_kill_at_any_moment_and_run_again(lake: DataLake, request: pytest.FixtureRequest) -> None:
     """While publishing, while writing the manifest, while deleting: whatever has a manifest is whole and right."""
     endpoint = request.getfixturevalue("s3_server") if lake.root.startswith("s3://") else ""
-    old_days(lake)
-    with process(lake, endpoint) as whole:
-        assert whole.stdin and whole.stdout
+    arguments = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent), lake.root, endpoint]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as processes:
+        assert processes.stdin and processes.stdout
+
+        def publish(salt: str, kill_after: float | None = None) -> int:
+            """The exit code of a process that publishes, and is killed after so many seconds."""
+            assert processes.stdin and processes.stdout
+            old_days(lake)
+            processes.stdin.write(f"{salt}\n")
+            processes.stdin.flush()
+            pid = int(processes.stdout.readline())
+            if kill_after is not None:
+                time.sleep(kill_after)
+                with suppress(ProcessLookupError):  # through already
+                    os.kill(pid, signal.SIGKILL)
+            return int(processes.stdout.readline())
+
         began = time.monotonic()
-        whole.stdin.write("first\n")
-        whole.stdin.flush()
-        assert whole.stdout.readline() == "done\n"
+        assert publish("first") == 0
         span = time.monotonic() - began
-        whole.stdin.close()
-    assert assert_manifests_match(lake) == ["2026-01-31"]
+        assert assert_manifests_match(lake) == ["2026-01-31"]
 
-    chance = random.Random(20260131)
-    interrupted = 0
-    for number in range(8):
-        old_days(lake)
-        with process(lake, endpoint) as victim:
-            assert victim.stdin
-            victim.stdin.write(f"{number}\n")
-            victim.stdin.flush()
-            time.sleep(chance.uniform(0, span))
-            victim.send_signal(signal.SIGKILL)
-            assert victim.stdout
-            interrupted += victim.stdout.read() == ""
-            with suppress(BrokenPipeError):
-                victim.stdin.close()
-        assert_manifests_match(lake)
-    assert interrupted, "at least one was killed while it ran"
+        chance = random.Random(20260131)
+        killed = 0
+        for number in range(6):
+            killed += publish(str(number), chance.uniform(0, span)) == -signal.SIGKILL
+            assert_manifests_match(lake)
+        assert killed, "at least one was killed while it ran"
+        processes.stdin.close()
 
-    publish_rows(lake, DAY, rows(200, "last"), rows_per_file=10)
-    steps.manifest(lake, DAY)
-    steps.cleanup(lake, DAY, 0)
+    publish_wholly(lake, "last")
     assert assert_manifests_match(lake) == ["2026-01-31"]
     assert lake.list("dsi").folders == ("2026-01-31",)
     tables = [pq.read_table(BytesIO(data)) for path, data in contents(lake).items() if path.endswith(".parquet")]
-    assert [row["locality"] for table in tables for row in table.to_pylist()] == ["last"] * 200
+    assert [row["locality"] for table in tables for row in table.to_pylist()] == ["last"] * 100
 
 
 def test_a_reader_who_sees_the_same_manifest_before_and_after_has_read_what_it_tells(lake: DataLake) -> None:
@@ -202,7 +197,7 @@ def test_a_reader_who_sees_the_same_manifest_before_and_after_has_read_what_it_t
 
     def write() -> None:
         try:
-            for number in range(12):
+            for number in range(8):
                 publish_rows(lake, DAY, rows(60, str(number)), rows_per_file=10)
                 steps.manifest(lake, DAY)
         except BaseException as error:
