@@ -88,8 +88,8 @@ probability, classifier, event and deployment are the same. What can't agree:
 ## The job
 
 `dsi_curated`: `publish_observations` → `write_manifest` → `cleanup_curated_folders`, one partition a day. It runs daily
-at 06:30 UTC, and the sensor `dsi_curated_on_delivery` runs it when the delivery log has changed since the latest day was
-published. Both are on in `local`, and elsewhere off until someone turns them on.
+at 06:30 UTC, and the sensor `dsi_curated_on_delivery` runs it when the delivery log has changed since the latest day
+was published. Both are on in `local`, and elsewhere off until someone turns them on.
 
     ops: {{curated__dsi: {{config: {{dry_run: true, amount_of_data_days: 30}}}}}}
 
@@ -108,8 +108,8 @@ On the command line: `biocloud curated publish`, `manifest` and `cleanup`, each 
 Folders directly below `<curated root>/dsi` whose name is a real date, older than the run date less
 `amount_of_data_days` (`BIOCLOUD_CURATED_DAYS`, 0 to {days:,}), are deleted with all that they hold. Exactly that day
 stays. Other names, files, and dates that lie deeper are never touched; of a link, the link goes and not what it leads
-to. The manifest goes first; if it can't be deleted, the folder stays whole. Files that can't be deleted are reported one
-by one, and keep nothing else from going.
+to. The manifest goes first; if it can't be deleted, the folder stays whole. Files that can't be deleted are reported
+one by one, and keep nothing else from going.
 """
 
 
