@@ -30,7 +30,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from biocloud_assets.errors import BiocloudError, DeliveryNameError, SettingsError
+from biocloud_assets import cli_curated
+from biocloud_assets.errors import BiocloudError, DeliveryNameError, RunDateError, SettingsError
+from biocloud_assets.home import open_instance, prepare_home
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import delivery as deliveries_
 from biocloud_assets.settings import Settings
@@ -49,23 +51,13 @@ app = typer.Typer(
     help="Bring DSI deliveries into Delta tables.\n\n"
     "Try [bold]biocloud ingest --sample[/bold], then [bold]biocloud dev[/bold] to look at it.",
 )
+app.add_typer(cli_curated.app, name="curated")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 _STATE_STYLE = {"ingested": "green", "complete": "cyan", "arriving": "yellow", "refused": "red", "failed": "red"}
-
-_DAGSTER_YAML = """\
-# Made by `biocloud`. Dagster's settings for this machine: https://docs.dagster.io/deployment/oss/dagster-yaml
-# The pools have no limit here: a process that is killed would keep its slot, and two writers of a table get along.
-telemetry: {enabled: false}
-nux: {enabled: false}
-concurrency:
-  runs: {max_concurrent_runs: 1} # each starts an engine of its own; and the oldest delivery goes first
-retention:
-  sensor: {purge_after_days: {skipped: 7, started: -1, failure: 30, success: -1}}
-"""
 
 
 @dataclass
@@ -247,7 +239,7 @@ def dev(port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI
             raise BiocloudError(
                 f"port {port}", expected="a free port", found=error.strerror or "", hint="Give another with --port."
             ) from error
-    _prepare_home(settings)
+    prepare_home(settings)
     arguments = ["dagster", "dev", "-m", "biocloud_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *arguments])
 
@@ -311,7 +303,7 @@ def _wait_until_quiet(settings: Settings, looks: list[deliveries_.Contents]) -> 
 def _state(settings: Settings, contents: deliveries_.Contents) -> Outcome:
     """The state of a delivery that isn't in the log."""
     if (settings.dagster / "dagster.yaml").exists():
-        instance = _instance(settings)
+        instance = open_instance(settings)
         from biocloud_assets.raw.dsi.sensors import refusal
 
         refused = refusal(instance, contents.delivery)
@@ -327,30 +319,12 @@ def _state(settings: Settings, contents: deliveries_.Contents) -> Outcome:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def _prepare_home(settings: Settings) -> None:
-    """Make Dagster's home if there is none, and let this process and its children use it."""
-    settings.dagster.mkdir(parents=True, exist_ok=True)
-    configuration = settings.dagster / "dagster.yaml"
-    if not configuration.exists():
-        temporary = configuration.with_suffix(f".{os.getpid()}")
-        temporary.write_text(_DAGSTER_YAML)
-        temporary.replace(configuration)
-    os.environ["DAGSTER_HOME"] = str(settings.dagster)
-
-
-def _instance(settings: Settings) -> dg.DagsterInstance:
-    _prepare_home(settings)
-    import dagster as dg
-
-    return dg.DagsterInstance.get()
-
-
 def _run_all(settings: Settings, todo: list[deliveries_.Contents], *, quiet: bool) -> list[Outcome]:
     """Run the job for each delivery, oldest first; one that is refused or fails doesn't stop the others."""
     outcomes = []
     with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings) as engine:
         task = progress.add_task("Starting", total=None)
-        instance = _instance(settings)
+        instance = open_instance(settings)
         from biocloud_assets.definitions import build_definitions
 
         job = build_definitions(settings).resolve_job_def("dsi_raw")
@@ -424,7 +398,7 @@ def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("
 
         if tables := withdraw(_place(settings), delivery):
             err.print(f"Took {delivery} back out of {', '.join(tables)}.")
-        instance = _instance(settings)
+        instance = open_instance(settings)
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
             instance.report_run_canceled(run, message="Interrupted on the command line.")
@@ -574,7 +548,7 @@ def main() -> None:
         app()
     except BiocloudError as error:
         err.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
-        sys.exit(2 if isinstance(error, (SettingsError, DeliveryNameError)) else 1)
+        sys.exit(2 if isinstance(error, (SettingsError, DeliveryNameError, RunDateError)) else 1)
 
 
 if __name__ == "__main__":

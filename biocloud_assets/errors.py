@@ -34,6 +34,10 @@ class DeliveryNameError(BiocloudError):
     """A name is not a delivery's name."""
 
 
+class RunDateError(BiocloudError):
+    """A run date, or a number of days before it, can't be used."""
+
+
 class DeliveryRefusedError(BiocloudError):
     """A delivery breaks the contract; nothing of it was written. `faults` holds every fault that was found."""
 

@@ -75,14 +75,17 @@ def test_every_column_tells_where_it_comes_from() -> None:
                 assert source.column_name in {item.name for item in contract.folder(str(table.folder)).fields}
 
 
-def test_the_sensor_is_off_outside_local() -> None:
-    roots = {"BIOCLOUD_LANDING_ROOT": "s3://in", "BIOCLOUD_LAKE_ROOT": "s3://lake"}
+def test_sensors_and_schedules_are_off_outside_local() -> None:
+    roots = {f"BIOCLOUD_{name}_ROOT": f"s3://{name.lower()}" for name in ("LANDING", "LAKE", "CURATED")}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**roots, "BIOCLOUD_ENV": "production"}.items():
             patch.setenv(name, value)
         definitions = build_definitions(Settings.load())
     assert {sensor.default_status for sensor in definitions.get_repository_def().sensor_defs} == {
         dg.DefaultSensorStatus.STOPPED
+    }
+    assert {schedule.default_status for schedule in definitions.get_repository_def().schedule_defs} == {
+        dg.DefaultScheduleStatus.STOPPED
     }
 
 
