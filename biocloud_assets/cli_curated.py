@@ -16,11 +16,10 @@ from rich.table import Table
 from biocloud_assets.errors import RunDateError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Settings
+from biocloud_assets.steps import Report, Sighting
 
 if TYPE_CHECKING:
     from datetime import date
-
-    import dagster as dg
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,9 +55,9 @@ def publish(run_date: RunDate = None, dry_run: DryRun = False) -> None:
     )
     if dry_run:
         return
-    from biocloud_assets.curated.dsi import metadata
+    from biocloud_assets.curated.dsi import reports
 
-    _report(settings, metadata.materialization(metadata.OBSERVATION, day, metadata.of_publication(published)))
+    _report(settings, day, Report(reports.OBSERVATION, reports.of_publication(published)))
     if published.changed:
         out.print(f"\nDSI may read it after [bold]biocloud curated manifest --run-date {day}[/]")
 
@@ -73,12 +72,9 @@ def manifest(run_date: RunDate = None, dry_run: DryRun = False) -> None:
     state = "would be written" if dry_run else "written" if made.written else "there already, as it should be"
     _show({"manifest": made.uri, "files": f"{made.files:,}", "bytes": f"{made.size:,}", "state": state})
     if not dry_run:
-        from biocloud_assets.curated.dsi import metadata
+        from biocloud_assets.curated.dsi import reports
 
-        _report(
-            settings,
-            metadata.materialization(metadata.MANIFEST, day, metadata.of_manifest(made, dry_run=False)),
-        )
+        _report(settings, day, Report(reports.MANIFEST, reports.of_manifest(made, dry_run=False)))
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nbiocloud curated cleanup --days 30 --dry-run")
@@ -110,11 +106,11 @@ def cleanup(
     out.print(table if table.row_count else "No days are published.")
     out.print(f"Days before {cleaned.cutoff} {'would go' if dry_run else 'go'}.")
     if not dry_run:
-        from biocloud_assets.curated.dsi import metadata
+        from biocloud_assets.curated.dsi import reports
 
-        made = metadata.of_cleanup(cleaned)
-        main = metadata.observation if fault else metadata.materialization
-        _report(settings, *metadata.of_removals(cleaned), main(metadata.DAYS, day, made))
+        made = reports.of_cleanup(cleaned)
+        last = Sighting(reports.DAYS, day.isoformat(), made) if fault else Report(reports.DAYS, made)
+        _report(settings, day, *reports.of_removals(cleaned), last)
     if fault is not None:
         raise fault
 
@@ -147,10 +143,18 @@ def _show(values: dict[str, str]) -> None:
     out.print(table, soft_wrap=True)
 
 
-def _report(settings: Settings, *events: dg.AssetMaterialization | dg.AssetObservation) -> None:
+def _report(settings: Settings, day: date, *told: Report | Sighting) -> None:
     """Let the UI show what was done."""
+    import dagster as dg
+
     from biocloud_assets.home import open_instance
+    from biocloud_assets.launch.report import asset_key, values
 
     instance = open_instance(settings)
-    for event in events:
-        instance.report_runless_asset_event(event)
+    for report in told:
+        key, metadata = asset_key(report.asset), values(report.metadata)
+        instance.report_runless_asset_event(
+            dg.AssetObservation(key, partition=report.partition, metadata=metadata)
+            if isinstance(report, Sighting)
+            else dg.AssetMaterialization(key, partition=day.isoformat(), metadata=metadata)
+        )

@@ -23,9 +23,8 @@ from databricks.sdk.service import jobs
 
 from biocloud_assets.environments import Environment
 from biocloud_assets.launch import workspace
-from biocloud_assets.run_step import SCRIPT, Step, from_message
+from biocloud_assets.run_step import SCRIPT, Step, Told, from_message
 from biocloud_assets.settings import Settings
-from biocloud_assets.steps import CheckReport, Report
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -58,7 +57,7 @@ class PipesLauncher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def run(self, context: Any, step: Step) -> Iterator[Report | CheckReport]:
+    def run(self, context: Any, step: Step) -> Iterator[Told]:
         """Do a step on a cluster.
 
         Args:
@@ -96,7 +95,8 @@ class PipesLauncher:
         yield from reports
         messages = session.get_custom_messages()
         run.raise_unless_successful(refused=any("error" in message for message in messages))
-        missing = set(step.assets) - {message["Report"]["asset"] for message in messages if "Report" in message}
+        told = [message.get("Report") or message.get("Sighting") or {} for message in messages]
+        missing = set(step.assets) - {report.get("asset") for report in told}
         if missing:
             raise dg.Failure(
                 f"Databricks run {run.id} ended well, but didn't report {', '.join(sorted(missing))}",
@@ -110,7 +110,7 @@ class PipesLauncher:
             **environment.cluster.spark_env_vars,
             **session.get_bootstrap_env_vars(),
         }
-        where = ["--landing-root", settings.landing, "--lake-root", settings.lake]
+        where = ["--landing-root", settings.landing, "--lake-root", settings.lake, "--curated-root", settings.curated]
         if environment.catalog is not None:
             where += ["--catalog", environment.catalog]
         who = ["--orchestrator", "dagster", "--run-id", op.run.run_id]
@@ -126,7 +126,7 @@ class PipesLauncher:
             },
         }
         return {
-            "run_name": f"{op.run.job_name} {key} {step.delivery or ''}".strip(),
+            "run_name": f"{op.run.job_name} {key} {step.delivery or step.run_date or ''}".strip(),
             "tasks": [jobs.SubmitTask.from_dict(task)],
             "git_source": jobs.GitSource.from_dict(
                 {
@@ -213,7 +213,7 @@ class _Run:
         return dg.Failure(f"Databricks run {self.id} {text}", metadata=self.metadata(), allow_retries=allow_retries)
 
 
-def _new_reports(session: dg.PipesSession, heard: int) -> tuple[list[Report | CheckReport], int]:
+def _new_reports(session: dg.PipesSession, heard: int) -> tuple[list[Told], int]:
     """What has been reported since, and how many messages there are now."""
     messages = session.get_custom_messages()
     reports = [from_message(message) for message in messages[heard:]]

@@ -123,6 +123,7 @@ def _cluster_settings(settings: Settings) -> dict[str, str]:
         "BIOCLOUD_LAUNCHER": "none",
         "BIOCLOUD_LANDING_ROOT": settings.landing,
         "BIOCLOUD_LAKE_ROOT": settings.lake,
+        "BIOCLOUD_CURATED_ROOT": settings.curated,
         "BIOCLOUD_CATALOG": settings.environment.catalog,
     }
     return {name: value for name, value in given.items() if value is not None}

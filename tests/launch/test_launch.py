@@ -186,6 +186,24 @@ def test_a_job_gives_the_same_on_databricks_as_at_home(
 
 
 @pytest.mark.databricks
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("launcher", ["step_launcher", "pipes"])
+def test_the_delivery_back_runs_on_databricks_too(site: Site, instance: dg.DagsterInstance, launcher: str) -> None:
+    site.land(DELIVERY)
+    assert site.job("none").execute_in_process(instance=instance, partition_key=DELIVERY).success
+    (site.root / "curated/dsi/2025-01-01").mkdir(parents=True)
+    (site.root / "curated/dsi/2025-01-01/file").write_text("old")
+    result = site.run(instance, "2026-02-01", launcher, job="dsi_curated")
+    assert result.success, failures(result)
+    assert set(metadata(result.all_events)) == {"curated/dsi/observation", "curated/dsi/manifest", "curated/dsi/days"}
+    seen = [event.asset_observation_data.asset_observation for event in result.all_events if event.is_asset_observation]
+    assert [(found.asset_key.path[-1], found.partition) for found in seen] == [("observation", "2025-01-01")]
+    assert sorted(path.name for path in (site.root / "curated/dsi").iterdir()) == ["2026-02-01"]
+    assert (site.root / "curated/dsi/2026-02-01/manifest.json").exists()
+    assert len(site.workspace.runs) == 3
+
+
+@pytest.mark.databricks
 @pytest.mark.timeout(300)
 def test_the_messages_of_pipes_go_over_s3_too(site: Site, run_here: RunHere, s3_server: str, s3_root: str) -> None:
     import boto3

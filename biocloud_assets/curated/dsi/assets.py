@@ -13,22 +13,29 @@ publication as it is.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from pyspark.errors import AnalysisException
 
-from biocloud_assets.curated.dsi import metadata, steps
-from biocloud_assets.curated.dsi.cleanup import MAXIMUM_DAYS, CleanupError
-from biocloud_assets.curated.dsi.metadata import DAYS, MANIFEST, OBSERVATION
-from biocloud_assets.curated.dsi.observation import SOURCES
+from biocloud_assets.curated.dsi import reports
+from biocloud_assets.curated.dsi.cleanup import MAXIMUM_DAYS
+from biocloud_assets.curated.dsi.observation import SOURCES, TERMS
 from biocloud_assets.curated.dsi.partitions import run_dates
-from biocloud_assets.errors import BiocloudError
+from biocloud_assets.launch import launcher
+from biocloud_assets.launch.report import asset_key, metadata_value, to_dagster, values
+from biocloud_assets.raw.dsi import contract
 from biocloud_assets.raw.dsi.checks import table_key
 from biocloud_assets.raw.dsi.contract import LOG, table
 from biocloud_assets.resources import LakehouseResource
+from biocloud_assets.run_step import Step, Told
 from biocloud_assets.settings import Settings
+from biocloud_assets.steps import Report
+
+OBSERVATION = asset_key(reports.OBSERVATION)
+MANIFEST = asset_key(reports.MANIFEST)
+DAYS = asset_key(reports.DAYS)
+
+_Yielded = dg.Output[None] | dg.AssetObservation
 
 GRAPH = "curated__dsi"
 
@@ -48,15 +55,6 @@ class CleanupConfig(StepConfig):
     amount_of_data_days: int
 
 
-@contextmanager
-def _no_retry_of_what_stays_wrong() -> Iterator[None]:
-    """Fail at once for what another try can't mend; only a lost connection or its like is worth one."""
-    try:
-        yield
-    except (BiocloudError, AnalysisException) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-
-
 @dg.op(
     ins={"raw": dg.In(dg.Nothing)},
     out={"observation": dg.Out(dg.Nothing, is_required=False), "published": dg.Out(dg.Nothing)},
@@ -64,15 +62,14 @@ def _no_retry_of_what_stays_wrong() -> Iterator[None]:
     pool=_POOL,
 )
 def publish_observations(
-    context: dg.OpExecutionContext, config: StepConfig, lakehouse: LakehouseResource
-) -> Iterator[dg.Output[None] | dg.AssetObservation]:
+    context: dg.OpExecutionContext,
+    config: StepConfig,
+    lakehouse: LakehouseResource,
+    step_launcher: dg.ResourceParam[Any],
+) -> Iterator[_Yielded]:
     """Write the observations of the run date, as of its end; its manifest is taken away before the first change."""
-    place = lakehouse.place()
-    with _no_retry_of_what_stays_wrong():
-        published = steps.publish(
-            place.spark, place.lake, lakehouse.curated(), context.partition_key, dry_run=config.dry_run
-        )
-    yield _made(context, "observation", OBSERVATION, metadata.of_publication(published), dry_run=config.dry_run)
+    step = Step((reports.OBSERVATION,), run_date=context.partition_key, dry_run=config.dry_run)
+    yield from _outputs(launcher.reports(context, lakehouse, step_launcher, step), "observation")
     yield dg.Output(None, "published")
 
 
@@ -83,13 +80,14 @@ def publish_observations(
     pool=_POOL,
 )
 def write_manifest(
-    context: dg.OpExecutionContext, config: StepConfig, lakehouse: LakehouseResource
-) -> Iterator[dg.Output[None] | dg.AssetObservation]:
+    context: dg.OpExecutionContext,
+    config: StepConfig,
+    lakehouse: LakehouseResource,
+    step_launcher: dg.ResourceParam[Any],
+) -> Iterator[_Yielded]:
     """Write the manifest of the run date's folder: DSI may read it from now on."""
-    with _no_retry_of_what_stays_wrong():
-        written = steps.manifest(lakehouse.curated(), context.partition_key, dry_run=config.dry_run)
-    made = metadata.of_manifest(written, dry_run=config.dry_run)
-    yield _made(context, "manifest", MANIFEST, made, dry_run=config.dry_run)
+    step = Step((reports.MANIFEST,), run_date=context.partition_key, dry_run=config.dry_run)
+    yield from _outputs(launcher.reports(context, lakehouse, step_launcher, step), "manifest")
     yield dg.Output(None, "written")
 
 
@@ -100,31 +98,44 @@ def write_manifest(
     pool=_POOL,
 )
 def cleanup_curated_folders(
-    context: dg.OpExecutionContext, config: CleanupConfig, lakehouse: LakehouseResource
-) -> Iterator[dg.Output[None] | dg.AssetObservation]:
+    context: dg.OpExecutionContext,
+    config: CleanupConfig,
+    lakehouse: LakehouseResource,
+    step_launcher: dg.ResourceParam[Any],
+) -> Iterator[_Yielded]:
     """Delete the folders of days that are no longer offered, each with its manifest first."""
-    days, dry_run = config.amount_of_data_days, config.dry_run
-    with _no_retry_of_what_stays_wrong():
-        try:
-            cleaned = steps.cleanup(lakehouse.curated(), context.partition_key, days, dry_run=dry_run)
-        except CleanupError as error:
-            yield from metadata.of_removals(error.cleanup)
-            failed = dg.AssetObservation(
-                DAYS, partition=context.partition_key, metadata=metadata.of_cleanup(error.cleanup)
+    step = Step(
+        (reports.DAYS,),
+        run_date=context.partition_key,
+        days=config.amount_of_data_days,
+        dry_run=config.dry_run,
+    )
+    yield from _outputs(launcher.reports(context, lakehouse, step_launcher, step), "days")
+
+
+def _outputs(told: Iterator[Told], output: str) -> Iterator[_Yielded]:
+    """What a step made as the output that materialises its asset; what it only saw, as observations."""
+    for report in told:
+        if isinstance(report, Report):
+            yield dg.Output(None, output, metadata=values(report.metadata))
+        else:
+            seen = to_dagster(report)
+            assert isinstance(seen, dg.AssetObservation), seen
+            yield seen
+
+
+def _columns() -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                term.name,
+                contract.type_name(term.type),
+                description=f"{term.description}. {term.iri or 'A term of Biocloud.'}",
+                constraints=dg.TableColumnConstraints(nullable=term.name not in {"occurrenceID", "basisOfRecord"}),
             )
-            yield failed
-            raise
-    yield from metadata.of_removals(cleaned)
-    yield _made(context, "days", DAYS, metadata.of_cleanup(cleaned), dry_run=dry_run)
-
-
-def _made(
-    context: dg.OpExecutionContext, output: str, key: dg.AssetKey, made: dict[str, dg.MetadataValue], *, dry_run: bool
-) -> dg.Output[None] | dg.AssetObservation:
-    """The output that materialises an asset; in a dry run, only an observation of it."""
-    if dry_run:
-        return dg.AssetObservation(key, partition=context.partition_key, metadata=made)
-    return dg.Output(None, output, metadata=made)
+            for term in TERMS
+        ]
+    )
 
 
 _DESCRIPTIONS = {
@@ -179,7 +190,10 @@ def build_assets(settings: Settings) -> dg.AssetsDefinition:
         group_name="curated_dsi",
         descriptions_by_output_name=_DESCRIPTIONS,
         metadata_by_output_name={
-            "observation": {"dagster/column_schema": metadata.columns(), "dagster/column_lineage": metadata.lineage()}
+            "observation": {
+                "dagster/column_schema": _columns(),
+                "dagster/column_lineage": metadata_value(reports.lineage()),
+            }
         },
         tags_by_output_name={
             name: {"domain": "dsi", "layer": "curated", **{f"dagster/kind/{kind}": "" for kind in kinds}}

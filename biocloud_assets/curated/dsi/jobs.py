@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from biocloud_assets.curated.dsi.metadata import DAYS, MANIFEST, OBSERVATION
+from biocloud_assets.curated.dsi.assets import DAYS, MANIFEST, OBSERVATION
 from biocloud_assets.settings import Settings
 
 dsi_curated = dg.define_asset_job(

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from biocloud_assets.curated.dsi.assets import OBSERVATION
 from biocloud_assets.curated.dsi.jobs import dsi_curated
-from biocloud_assets.curated.dsi.metadata import LOG_VERSION, OBSERVATION
+from biocloud_assets.curated.dsi.reports import LOG_VERSION
 from biocloud_assets.raw.dsi.contract import LOG
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.settings import Settings

@@ -10,23 +10,87 @@ Each can be run on its own and again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from biocloud_assets.curated.dsi import paths
-from biocloud_assets.curated.dsi.cleanup import Cleanup, cleanup_curated_folders
+from biocloud_assets.curated.dsi import paths, reports
+from biocloud_assets.curated.dsi.cleanup import Cleanup, CleanupError, cleanup_curated_folders
 from biocloud_assets.curated.dsi.manifest import Manifest, write_manifest
 from biocloud_assets.curated.dsi.observation import SOURCES, observations
 from biocloud_assets.curated.dsi.publication import Publication, publish_rows
-from biocloud_assets.errors import LakeError
+from biocloud_assets.curated.dsi.reports import DAYS, MANIFEST, OBSERVATION
+from biocloud_assets.errors import LakeError, SettingsError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract
 from biocloud_assets.raw.dsi.current import current, snapshot
+from biocloud_assets.steps import Report, Sighting, Value
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+
+def run(
+    spark: SparkSession,
+    lake: DataLake,
+    curated: DataLake,
+    assets: Collection[str],
+    run_date: date | str,
+    amount_of_data_days: int | None,
+    *,
+    dry_run: bool = False,
+) -> Iterator[Report | Sighting]:
+    """Do some of the steps of a day, in their order, and report them.
+
+    Args:
+        spark: the session.
+        lake: the lake with the raw tables.
+        curated: the lake of the curated layer.
+        assets: the addresses of what the steps make.
+        run_date: the day.
+        amount_of_data_days: for the cleanup: how many days before it are kept.
+        dry_run: do all but write and delete; what would be made is only seen.
+
+    Yields:
+        a report for each asset, and what was seen besides.
+
+    Raises:
+        SettingsError: an address is none of this room, or the cleanup isn't told how many days to keep.
+        RunDateError, TableError, LakeError, CleanupError: as the steps say.
+    """
+    for address in assets:
+        if address not in (OBSERVATION, MANIFEST, DAYS):
+            raise SettingsError(
+                f"step {address}",
+                expected=f"{OBSERVATION}, {MANIFEST} or {DAYS}",
+                found=address,
+                hint="See docs/data-architecture/curated/dsi.md.",
+            )
+    day = paths.parse_run_date(run_date).isoformat()
+
+    def made(asset: str, metadata: dict[str, Value]) -> Report | Sighting:
+        return Sighting(asset, day, metadata) if dry_run else Report(asset, metadata)
+
+    if OBSERVATION in assets:
+        published = publish(spark, lake, curated, day, dry_run=dry_run)
+        yield made(OBSERVATION, reports.of_publication(published))
+    if MANIFEST in assets:
+        written = manifest(curated, day, dry_run=dry_run)
+        yield made(MANIFEST, reports.of_manifest(written, dry_run=dry_run))
+    if DAYS in assets:
+        if amount_of_data_days is None:
+            raise SettingsError(
+                f"step {DAYS}", expected="how many days are kept", found="nothing", hint="Say so, by --days."
+            )
+        try:
+            cleaned = cleanup(curated, day, amount_of_data_days, dry_run=dry_run)
+        except CleanupError as error:
+            yield from reports.of_removals(error.cleanup)
+            yield Sighting(DAYS, day, reports.of_cleanup(error.cleanup))
+            raise
+        yield from reports.of_removals(cleaned)
+        yield made(DAYS, reports.of_cleanup(cleaned))
 
 
 def publish(

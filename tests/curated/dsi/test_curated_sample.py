@@ -15,7 +15,8 @@ from places import assert_manifests_match, contents, ingest_all, place_in, publi
 
 from biocloud_assets import cli
 from biocloud_assets.curated.dsi import steps
-from biocloud_assets.curated.dsi.metadata import DAYS, LOG_VERSION, MANIFEST, OBSERVATION
+from biocloud_assets.curated.dsi.assets import DAYS, MANIFEST, OBSERVATION
+from biocloud_assets.curated.dsi.reports import LOG_VERSION
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.errors import LakeError, RunDateError, TableError
 from biocloud_assets.lake import DataLake
