@@ -3,6 +3,8 @@
 import dagster as dg
 
 from biocloud_assets.curated.dsi.assets import DAYS, MANIFEST, OBSERVATION
+from biocloud_assets.raw.dsi import log
+from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.settings import Settings
 
 dsi_curated = dg.define_asset_job(
@@ -26,7 +28,11 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
         else dg.DefaultScheduleStatus.STOPPED,
         description="Publishes the state of the day, once a day.",
     )
-    def dsi_curated_daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    def dsi_curated_daily(
+        context: dg.ScheduleEvaluationContext, lakehouse: LakehouseResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        if not log.ingested(lakehouse.lake()):
+            return dg.SkipReason("nothing is ingested yet")
         day = context.scheduled_execution_time.date().isoformat()
         return dg.RunRequest(run_key=day, partition_key=day)
 

@@ -13,6 +13,7 @@ import dagster as dg
 from biocloud_assets.curated.dsi.assets import OBSERVATION
 from biocloud_assets.curated.dsi.jobs import dsi_curated
 from biocloud_assets.curated.dsi.reports import LOG_VERSION
+from biocloud_assets.raw.dsi import log
 from biocloud_assets.raw.dsi.contract import LOG
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.settings import Settings
@@ -39,10 +40,9 @@ def build_sensor(settings: Settings) -> dg.SensorDefinition:
     def dsi_curated_on_delivery(
         context: dg.SensorEvaluationContext, lakehouse: LakehouseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        version = delta.version(lakehouse.lake(), LOG.path)
-        # An empty log has as many versions as it was made and emptied in.
-        if version is None or not delta.partition_values(lakehouse.lake(), LOG.path, "_delivery"):
+        if not log.ingested(lakehouse.lake()):
             return dg.SkipReason("nothing is ingested yet")
+        version = delta.version(lakehouse.lake(), LOG.path)
         if version == _published(context.instance):
             return dg.SkipReason("the last publication is of all that is ingested")
         if context.cursor != str(version):

@@ -260,12 +260,23 @@ def test_a_number_of_days_that_is_absurd_fails_without_deleting(definitions: tup
         assert "2020-01-01" in lake.list("dsi").folders
 
 
-def test_the_schedule_asks_for_today() -> None:
-    repository = build_definitions(Settings()).get_repository_def()
-    at = datetime(2026, 1, 31, 6, 30, tzinfo=UTC)
-    context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
-    (request,) = repository.get_schedule_def("dsi_curated_daily").evaluate_tick(context).run_requests or ()
-    assert request.partition_key == "2026-01-31"
+def test_the_schedule_asks_for_today_if_anything_is_ingested(
+    definitions: tuple[dg.Definitions, DataLake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = definitions[0].get_repository_def()
+    schedule = repository.get_schedule_def("dsi_curated_daily")
+
+    def asked() -> list[str | None]:
+        context = dg.build_schedule_context(
+            scheduled_execution_time=datetime(2026, 1, 31, 6, 30, tzinfo=UTC),
+            repository_def=repository,
+            resources={"lakehouse": LakehouseResource.of(Settings.load())},
+        )
+        return [request.partition_key for request in schedule.evaluate_tick(context).run_requests or ()]
+
+    assert asked() == ["2026-01-31"]
+    monkeypatch.setenv("BIOCLOUD_LAKE_ROOT", str(tmp_path / "empty"))
+    assert asked() == []
 
 
 def test_the_sensor_asks_when_the_log_has_changed_since_the_last_publication(
