@@ -30,6 +30,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from biocloud_assets.airflow.cli import app as airflow
 from biocloud_assets.errors import BiocloudError, DeliveryNameError, SettingsError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import delivery as deliveries_
@@ -49,6 +50,7 @@ app = typer.Typer(
     help="Bring DSI deliveries into Delta tables.\n\n"
     "Try [bold]biocloud ingest --sample[/bold], then [bold]biocloud dev[/bold] to look at it.",
 )
+app.add_typer(airflow, name="airflow")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
