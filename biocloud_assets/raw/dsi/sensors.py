@@ -94,13 +94,15 @@ class _Cursor(BaseModel):
 
 
 def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensors, for an environment: they are on in `local`, and elsewhere off until someone turns them on."""
+    """The sensors, for an environment: they are on where Dagster is in charge."""
 
     @dg.sensor(
         name="dsi_deliveries",
         job=dsi_raw,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.env == "local" else dg.DefaultSensorStatus.STOPPED,
+        default_status=dg.DefaultSensorStatus.RUNNING
+        if settings.leader == "dagster"
+        else dg.DefaultSensorStatus.STOPPED,
         description="Registers new complete deliveries as partitions and asks for a run of each.",
     )
     def dsi_deliveries(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.SensorResult:
