@@ -12,7 +12,7 @@ from biocloud_assets.launch.launcher import step_launcher
 from biocloud_assets.raw.dsi.assets import assets
 from biocloud_assets.raw.dsi.checks import check_tables
 from biocloud_assets.raw.dsi.jobs import dsi_raw
-from biocloud_assets.raw.dsi.sensors import build_sensors
+from biocloud_assets.raw.dsi.sensors import build_outside_sensor, build_sensors
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.schedules import obeying
 from biocloud_assets.settings import Settings
@@ -30,7 +30,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         asset_checks=[check_tables],
         jobs=[dsi_raw, access.job],
         schedules=schedules,
-        sensors=sensors,
+        sensors=[*sensors, build_outside_sensor(settings)],
         resources={"lakehouse": LakehouseResource.of(settings), "step_launcher": step_launcher(settings)},
         # At home one process, so that one embedded engine is started and each step sees what the one before has
         # inspected. Steps that are launched do nothing here but wait, so they do it side by side.

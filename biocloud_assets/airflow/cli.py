@@ -36,12 +36,11 @@ def deploy(
 ) -> None:
     """Bring the DAGs in Airflow's bucket in step with the export. Other people's files there are left alone."""
     from biocloud_assets.airflow import deploy as deployment
-    from biocloud_assets.airflow.render import export  # type: ignore[import-not-found, unused-ignore]
     from biocloud_assets.launch.workspace import branch
 
     settings = Settings.load()
     target = DataLake.at(load_environment(settings.environments, environment).dags, endpoint=settings.s3_endpoint)
-    plan = deployment.prepare(environment, git_branch or branch(settings), target, export)
+    plan = deployment.prepare(environment, git_branch or branch(settings), target, _export)
     table = Table("DAG file", "", "Bytes", box=None, pad_edge=False)
     table.columns[2].justify = "right"
     for change in plan.changes:
@@ -57,3 +56,10 @@ def deploy(
         out.print(f"Uploaded {uploads} and removed {removals}.")
     else:
         out.print("All in step already: [bold]nothing was changed[/].")
+
+
+def _export(environment: str, branch: str) -> dict[str, str]:
+    """The export, made anew: its files by their path below `airflow_export/<environment>`."""
+    from biocloud_assets.airflow.render import export  # type: ignore[import-untyped, unused-ignore]
+
+    return dict(export(environment, branch))
