@@ -190,6 +190,7 @@ def build_outside_sensor(settings: Settings) -> dg.SensorDefinition:
         if settings.leader == "airflow"
         else dg.DefaultSensorStatus.STOPPED,
         description="Reports the deliveries that Airflow or a person has ingested, once each, as materialisations.",
+        metadata={"biocloud/not-in-airflow": "It tells Dagster what Airflow has done; Airflow knows that itself."},
     )
     def dsi_outside(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.SensorResult:
         cursor = _Followed.model_validate_json(context.cursor) if context.cursor else _Followed()
