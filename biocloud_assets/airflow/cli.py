@@ -5,13 +5,14 @@ What belongs here: what people see and type. What doesn't: exporting and deployi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from biocloud_assets.airflow.deploy import EnvironmentName
 from biocloud_assets.environments import load_environment
 from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Settings
@@ -28,7 +29,7 @@ _STYLE = {"new": "green", "changed": "yellow", "removed": "red", "same": "dim", 
     "biocloud airflow deploy development --git-branch next   DAGs that run the code of the branch next"
 )
 def deploy(
-    environment: Annotated[Literal["development", "production"], typer.Argument(help="Where to.")],
+    environment: Annotated[EnvironmentName, typer.Argument(help="Where to.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     git_branch: Annotated[
         str | None, typer.Option(help="The branch whose code the DAGs run; that of the current folder.")
@@ -58,7 +59,7 @@ def deploy(
         out.print("All in step already: [bold]nothing was changed[/].")
 
 
-def _export(environment: str, branch: str) -> dict[str, str]:
+def _export(environment: EnvironmentName, branch: str) -> dict[str, str]:
     """The export, made anew: its files by their path below `airflow_export/<environment>`."""
     from biocloud_assets.airflow.render import export  # type: ignore[import-untyped, unused-ignore]
 

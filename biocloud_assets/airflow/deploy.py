@@ -34,7 +34,9 @@ _DAGS = "dags/"
 _ENVIRONMENT_LABEL = "biocloud-export"
 _NAME_LABEL = "biocloud-file"
 
-Export = Callable[[str, str], Mapping[str, str]]
+EnvironmentName = Literal["development", "production"]
+
+Export = Callable[[EnvironmentName, str], Mapping[str, str]]
 """Makes the export for an environment and a branch: its files by their path below `airflow_export/<environment>`."""
 
 Kind = Literal["new", "changed", "same", "removed", "not ours"]
@@ -78,7 +80,9 @@ class Plan:
         return [change for change in self.changes if change.kind in kinds]
 
 
-def prepare(environment: str, branch: str, target: DataLake, export: Export, committed: Path = EXPORT_ROOT) -> Plan:
+def prepare(
+    environment: EnvironmentName, branch: str, target: DataLake, export: Export, committed: Path = EXPORT_ROOT
+) -> Plan:
     """Find out what a deployment would do. Nothing is written.
 
     Args:
