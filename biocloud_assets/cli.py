@@ -31,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from biocloud_assets import cli_curated
+from biocloud_assets.airflow.cli import app as airflow
 from biocloud_assets.errors import BiocloudError, DeliveryNameError, RunDateError, SettingsError
 from biocloud_assets.home import open_instance, prepare_home
 from biocloud_assets.lake import DataLake
@@ -52,6 +53,7 @@ app = typer.Typer(
     "Try [bold]biocloud ingest --sample[/bold], then [bold]biocloud dev[/bold] to look at it.",
 )
 app.add_typer(cli_curated.app, name="curated")
+app.add_typer(airflow, name="airflow")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

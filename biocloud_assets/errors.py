@@ -59,3 +59,7 @@ class EngineError(BiocloudError):
 
 class TableError(BiocloudError):
     """A Delta table is not as the contract says, or would not be after a write."""
+
+
+class DeployError(BiocloudError):
+    """The DAGs can't be deployed; nothing was uploaded or removed."""

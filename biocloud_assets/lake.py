@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -165,13 +165,18 @@ class DataLake(ABC):
         """
 
     @abstractmethod
-    def write(self, path: str, data: bytes | BinaryIO) -> None:
+    def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
         """Write a file, whole or not at all; on S3 in one put.
 
         Args:
             path: the file.
             data: what it shall hold; of an open file, all that is behind its position.
+            labels: what S3 keeps with it, in the same request; a folder has no place for them.
         """
+
+    def labels(self, path: str) -> dict[str, str]:
+        """What was written with a file as `labels`; nothing where there is no such file."""
+        return {}
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
@@ -260,7 +265,11 @@ class _FolderLake(DataLake):
                 self.uri(path), expected="a readable file", found=error.strerror or str(error), hint="Check the path."
             ) from error
 
-    def write(self, path: str, data: bytes | BinaryIO) -> None:
+    def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
+        if labels:
+            raise LakeError(
+                self.uri(path), expected="an s3:// address", found="a folder, which keeps no labels", hint="Use S3."
+            )
         target = self._path(path)
         # The whole file under another name first: a rename is atomic, so no reader ever sees half of it.
         temporary = target.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
@@ -401,12 +410,24 @@ class _S3Lake(DataLake):
             raise self._fault(path, error) from error
         return body if length is None else body[:length]
 
-    def write(self, path: str, data: bytes | BinaryIO) -> None:
+    def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._s3.put_object(Bucket=self.bucket, Key=self._key(path), Body=data)
+            self._s3.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, Metadata=dict(labels or {}))
         except (ClientError, BotoCoreError) as error:
+            raise self._fault(path, error) from error
+
+    def labels(self, path: str) -> dict[str, str]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return dict(self._s3.head_object(Bucket=self.bucket, Key=self._key(path))["Metadata"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "404":
+                return {}
+            raise self._fault(path, error) from error
+        except BotoCoreError as error:
             raise self._fault(path, error) from error
 
     def delete(self, paths: Iterable[str]) -> None:

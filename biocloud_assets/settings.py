@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from biocloud_assets.environments import Environment, load_environment
+from biocloud_assets.environments import Environment, InCharge, load_environment
 from biocloud_assets.errors import SettingsError
 
 EnvironmentName = Literal["local", "development", "production"]
@@ -40,6 +40,8 @@ class Settings(BaseSettings):
             the Databricks runtime provides).
         launcher: `BIOCLOUD_LAUNCHER`: what gets a step to Databricks: `none` (it runs in Dagster's own process),
             `step_launcher` or `pipes`; locally `none`, elsewhere `step_launcher`.
+        in_charge: `BIOCLOUD_IN_CHARGE`: who starts runs by itself, `airflow` or `dagster`, if not as the environments'
+            file says; locally nobody but Dagster can.
         environments: `BIOCLOUD_ENVIRONMENTS`: the file with what the environments look like on Databricks;
             `databricks/environments.yml` below the current folder.
         catalog: `BIOCLOUD_CATALOG`: the catalog of Unity Catalog in which the tables are registered.
@@ -65,6 +67,7 @@ class Settings(BaseSettings):
     curated_days: Annotated[int, Field(ge=0, le=36_525)] = 30
     engine: Engine = "sail"
     launcher: Launcher | None = None
+    in_charge: InCharge | None = None
     environments: Path = Path("databricks/environments.yml")
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
     git_branch: Annotated[str, Field(pattern=r"^[\w./+#@-]+$")] | None = None
@@ -119,6 +122,17 @@ class Settings(BaseSettings):
     def launches(self) -> Launcher:
         """What gets a step to Databricks."""
         return self.launcher or ("none" if self.env == "local" else "step_launcher")
+
+    @cached_property
+    def leader(self) -> InCharge:
+        """Who starts runs by itself.
+
+        Raises:
+            SettingsError: it isn't set, and the environments' file isn't there or can't be used.
+        """
+        if self.env == "local":
+            return "dagster"
+        return self.in_charge or self.environment.in_charge
 
     @cached_property
     def landing(self) -> str:

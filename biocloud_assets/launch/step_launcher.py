@@ -121,6 +121,7 @@ def _cluster_settings(settings: Settings) -> dict[str, str]:
         "BIOCLOUD_ENV": settings.env,
         "BIOCLOUD_ENGINE": "databricks",
         "BIOCLOUD_LAUNCHER": "none",
+        "BIOCLOUD_IN_CHARGE": settings.leader,
         "BIOCLOUD_LANDING_ROOT": settings.landing,
         "BIOCLOUD_LAKE_ROOT": settings.lake,
         "BIOCLOUD_CURATED_ROOT": settings.curated,

@@ -1,0 +1,1 @@
+"""Airflow: its DAGs are made from the Dagster definitions, and put where Airflow finds them."""
