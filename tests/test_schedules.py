@@ -12,6 +12,8 @@ from biocloud_assets.environments import load_environment
 from biocloud_assets.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+AT_HOME = {"dsi_curated_daily", "dsi_curated_on_delivery", "dsi_deliveries"}
+"""What starts runs where Dagster is in charge, and nobody has turned anything on or off."""
 
 
 def repository(env: str, **settings: str) -> dg.RepositoryDefinition:
@@ -26,13 +28,13 @@ def running(found: dg.RepositoryDefinition) -> set[str]:
 
 
 @pytest.mark.parametrize("env", ["development", "production"])
-@pytest.mark.parametrize(("in_charge", "on"), [("airflow", {"dsi_outside"}), ("dagster", {"dsi_deliveries"})])
+@pytest.mark.parametrize(("in_charge", "on"), [("airflow", {"dsi_outside"}), ("dagster", AT_HOME)])
 def test_who_is_in_charge_decides_what_is_on(env: str, in_charge: str, on: set[str]) -> None:
     assert running(repository(env, in_charge=in_charge)) == on
 
 
 def test_at_home_dagster_is_in_charge_whatever_is_set() -> None:
-    assert running(repository("local")) == running(repository("local", in_charge="airflow")) == {"dsi_deliveries"}
+    assert running(repository("local")) == running(repository("local", in_charge="airflow")) == AT_HOME
 
 
 @pytest.mark.parametrize("env", ["development", "production"])
@@ -47,7 +49,7 @@ def test_without_the_setting_it_is_the_environments_file_that_says_so(env: str) 
 def test_with_airflow_in_charge_nothing_of_dagsters_starts_a_run_though_it_is_turned_on() -> None:
     found = repository("production", in_charge="airflow")
     starting = [one for one in (*found.sensor_defs, *found.schedule_defs) if one.name != "dsi_outside"]
-    assert {one.name for one in starting} == {"dsi_deliveries", "group_sync_daily"}
+    assert {one.name for one in starting} == {*AT_HOME, "group_sync_daily"}
     with dg.DagsterInstance.ephemeral() as instance:
         for one in starting:
             tick = (

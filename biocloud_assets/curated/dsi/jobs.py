@@ -16,7 +16,7 @@ dsi_curated = dg.define_asset_job(
 
 
 def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """The daily schedule: on in `local`, and elsewhere off until someone turns it on."""
+    """The daily schedule: on where Dagster is in charge."""
 
     @dg.schedule(
         job=dsi_curated,
@@ -24,7 +24,7 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule="30 6 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING
-        if settings.env == "local"
+        if settings.leader == "dagster"
         else dg.DefaultScheduleStatus.STOPPED,
         description="Publishes the state of the day, once a day.",
     )

@@ -28,13 +28,15 @@ _LOST_AFTER = timedelta(hours=6)
 
 
 def build_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor, for an environment: on in `local`, and elsewhere off until someone turns it on."""
+    """The sensor, for an environment: on where Dagster is in charge."""
 
     @dg.sensor(
         name="dsi_curated_on_delivery",
         job=dsi_curated,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.env == "local" else dg.DefaultSensorStatus.STOPPED,
+        default_status=dg.DefaultSensorStatus.RUNNING
+        if settings.leader == "dagster"
+        else dg.DefaultSensorStatus.STOPPED,
         description="Publishes the day anew when the delivery log has changed since the last publication.",
     )
     def dsi_curated_on_delivery(
