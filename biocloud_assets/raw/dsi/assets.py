@@ -6,6 +6,7 @@ What belongs here: keys, dependencies, metadata, policies, and calls of the data
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -218,9 +219,9 @@ _unnested_tables = {table_key(table): table for table in TABLES if table.folder 
 )
 def unnested_tables(context: dg.AssetExecutionContext, lakehouse: LakehouseResource) -> Iterator[dg.MaterializeResult]:
     """Un-nest the results into those of the five tables that are selected."""
-    for key, table in _unnested_tables.items():
-        if key in context.selected_asset_keys:
-            yield _write(context, lakehouse, table)
+    tables = [table for key, table in _unnested_tables.items() if key in context.selected_asset_keys]
+    with ThreadPoolExecutor(1) as engine:  # writes the next one while Dagster notes the one before
+        yield from engine.map(lambda table: _write(context, lakehouse, table), tables)
 
 
 @dg.asset(

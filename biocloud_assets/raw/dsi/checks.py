@@ -9,6 +9,8 @@ tables have a step of their own, so that they can be run alone, for one delivery
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import dagster as dg
 
@@ -102,13 +104,16 @@ def check_tables(context: dg.AssetCheckExecutionContext, lakehouse: LakehouseRes
     selected = context.selected_asset_check_keys
     tables = tuple(table for table in contract.TABLES if any(key.asset_key == table_key(table) for key in selected))
     delivery = context.partition_key if context.has_partition_key else None
-    for finding in quality.examine(lakehouse.place(), tables, delivery):
-        key = table_key(contract.table(finding.table))
-        if dg.AssetCheckKey(key, finding.check) in selected:
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name=finding.check,
-                passed=finding.passed,
-                severity=dg.AssetCheckSeverity.ERROR if finding.check in _BLOCKING else dg.AssetCheckSeverity.WARN,
-                description=f"expected {finding.expected}, found {finding.found}",
-            )
+    place = lakehouse.place()
+    with ThreadPoolExecutor(1) as engine:  # examines the next table while Dagster notes the findings of the one before
+        examined = engine.map(lambda table: list(quality.examine(place, (table,), delivery)), tables)
+        for finding in chain.from_iterable(examined):
+            key = table_key(contract.table(finding.table))
+            if dg.AssetCheckKey(key, finding.check) in selected:
+                yield dg.AssetCheckResult(
+                    asset_key=key,
+                    check_name=finding.check,
+                    passed=finding.passed,
+                    severity=dg.AssetCheckSeverity.ERROR if finding.check in _BLOCKING else dg.AssetCheckSeverity.WARN,
+                    description=f"expected {finding.expected}, found {finding.found}",
+                )
