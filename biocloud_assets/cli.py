@@ -322,9 +322,20 @@ def _state(settings: Settings, contents: deliveries_.Contents) -> Outcome:
 
 
 def _run_all(settings: Settings, todo: list[deliveries_.Contents], *, quiet: bool) -> list[Outcome]:
-    """Run the job for each delivery, oldest first; one that is refused or fails doesn't stop the others."""
+    """Run the job for each delivery, oldest first; one that is refused or fails doesn't stop the others.
+
+    Raises:
+        SettingsError: the steps are to run by the step launcher, which takes a process of Dagster's own.
+    """
+    if settings.launches == "step_launcher":
+        raise SettingsError(
+            "BIOCLOUD_LAUNCHER",
+            expected="pipes or none, for a run from the command line",
+            found="step_launcher",
+            hint="Set BIOCLOUD_LAUNCHER, or start the run in Dagster's UI.",
+        )
     outcomes = []
-    with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings) as engine:
+    with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings, todo[0].delivery) as engine:
         task = progress.add_task("Starting", total=None)
         instance = open_instance(settings)
         from biocloud_assets.definitions import build_definitions
@@ -409,12 +420,24 @@ def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("
 
 
 @contextmanager
-def _engine(settings: Settings) -> Iterator[Future[Any]]:
-    """Start the engine beside Dagster: neither waits for the other."""
-    from biocloud_assets.spark.session import get_session
+def _engine(settings: Settings, first: str) -> Iterator[Future[Any]]:
+    """Start the engine, and inspect the first delivery on it, beside Dagster: neither waits for the other.
+
+    There is nothing to start where the steps run on Databricks. Whatever is wrong with the delivery, its run finds again and reports.
+    """
+
+    def inspect_ahead() -> None:
+        from biocloud_assets.raw.dsi.ingest import inspect
+
+        inspect(_place(settings), first)
 
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(get_session, settings.engine, s3_endpoint=settings.s3_endpoint)
+        if settings.launches != "none":
+            yield pool.submit(lambda: None)
+            return
+        place = pool.submit(_place, settings)
+        pool.submit(inspect_ahead)
+        yield place
 
 
 def _outcome(settings: Settings, contents: deliveries_.Contents, result: dg.ExecuteInProcessResult) -> Outcome:

@@ -11,6 +11,7 @@ What doesn't: submitting runs to Databricks (`step_launcher`, `pipes`), and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +80,16 @@ def reports(context: Context, lakehouse: LakehouseResource, step_launcher: Any, 
         return
     who = Run(lakehouse.engine, "dagster", context.run.run_id)
     with _no_retry_of_what_stays_wrong():
-        yield from perform(step, lakehouse.place(), lakehouse.curated(), who, context.log)
+        yield from _ahead(perform(step, lakehouse.place(), lakehouse.curated(), who, context.log))
+
+
+def _ahead(told: Iterator[Told]) -> Iterator[Told]:
+    """The same, but the engine works on the next report while Dagster notes the last one, which takes it long."""
+    with ThreadPoolExecutor(1) as engine:
+        following = engine.submit(next, told, None)
+        while (report := following.result()) is not None:
+            following = engine.submit(next, told, None)
+            yield report
 
 
 @contextmanager
