@@ -423,7 +423,8 @@ def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("
 def _engine(settings: Settings, first: str) -> Iterator[Future[Any]]:
     """Start the engine, and inspect the first delivery on it, beside Dagster: neither waits for the other.
 
-    There is nothing to start where the steps run on Databricks. Whatever is wrong with the delivery, its run finds again and reports.
+    Whatever is wrong with the delivery, its run finds again and reports. There is nothing to start where the steps run
+    on Databricks.
     """
 
     def inspect_ahead() -> None:
