@@ -19,6 +19,7 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
+from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import log
 from biocloud_assets.raw.dsi.checks import landing_key, table_key
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, TABLES
@@ -205,13 +206,15 @@ def build_outside_sensor(settings: Settings) -> dg.SensorDefinition:
             and (unknown := [asset for asset in _all_assets() if not _is_known(context.instance, asset, key, row)])
         }
         # Before the events: a tick that ends between the two is repeated, and sees then that some are there already.
-        context.instance.add_dynamic_partitions(str(deliveries.name), sorted(news))
+        if news:
+            context.instance.add_dynamic_partitions(str(deliveries.name), sorted(news))
         paths = [table.path for table in TABLES] if news else []
         tables = {table: delta.partition_sizes(lake, table, DELIVERY_COLUMN) for table in paths}
+        landing = lakehouse.landing()
         events = [
             event
             for row, unknown in news.values()
-            for event in _materialisations(lakehouse, row, tables)
+            for event in _materialisations(landing, lake, row, tables)
             if event.asset_key in unknown
         ]
         return dg.SensorResult(
@@ -253,12 +256,13 @@ def _who(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _materialisations(
-    lakehouse: LakehouseResource, row: dict[str, Any], tables: dict[str, tuple[dict[str, int], int]]
+    landing: DataLake, lake: DataLake, row: dict[str, Any], tables: dict[str, tuple[dict[str, int], int]]
 ) -> list[dg.AssetMaterialization]:
     """What is reported of one ingested delivery, in the words of the steps' own reports.
 
     Args:
-        lakehouse: where it lies.
+        landing: where it landed.
+        lake: where its tables lie.
         row: what the log says of it.
         tables: for each table, the bytes of its partitions and its version.
     """
@@ -268,7 +272,7 @@ def _materialisations(
     for folder in FOLDERS:  # a record of a folder is a row of the table of that name
         found[landing_key(folder.name)] = {
             "dagster/row_count": counts[folder.name],
-            "dagster/uri": lakehouse.landing().uri(path(delivery, folder.name)),
+            "dagster/uri": landing.uri(path(delivery, folder.name)),
             "fingerprint": row["source_fingerprint"],
             "refused": False,
             "faults": "",
@@ -277,12 +281,12 @@ def _materialisations(
         sizes, version = tables[table.path]
         found[table_key(table)] = {
             "dagster/partition_row_count": counts[table.name],
-            "dagster/uri": lakehouse.lake().uri(table.path),
+            "dagster/uri": lake.uri(table.path),
             "bytes": sizes.get(delivery, 0),
             "delta_version": version,
         }
     found[table_key(LOG)] = {
-        "dagster/uri": lakehouse.lake().uri(LOG.path),
+        "dagster/uri": lake.uri(LOG.path),
         "rows": sum(counts.values()),
         "bytes": row["source_bytes"],
     }

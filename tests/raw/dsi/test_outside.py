@@ -19,7 +19,7 @@ from deliveries import DELIVERY, record, write
 
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import contract, ingest
+from biocloud_assets.raw.dsi import contract, ingest, sensors
 from biocloud_assets.raw.dsi.assets import assets as all_assets
 from biocloud_assets.raw.dsi.checks import check_tables, landing_key, table_key
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, TABLES
@@ -279,10 +279,13 @@ def fill(world: World, count: int) -> list[str]:
     return names
 
 
-def test_a_backlog_is_worked_off_over_some_ticks_and_none_is_forgotten(empty: World) -> None:
-    names = fill(empty, 25)
-    ticks = [of(empty.tick()) for _ in range(3)]
-    assert [len(one) for one in ticks] == [20, 5, 0]
+def test_a_backlog_is_worked_off_over_some_ticks_and_none_is_forgotten(
+    empty: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "_REPORTS_PER_TICK", 3)
+    names = fill(empty, 7)
+    ticks = [of(empty.tick()) for _ in range(4)]
+    assert [len(one) for one in ticks] == [3, 3, 1, 0]
     assert sorted(str(name) for one in ticks for name in one) == names
 
 
