@@ -63,3 +63,7 @@ class TableError(BiocloudError):
 
 class DeployError(BiocloudError):
     """The DAGs can't be deployed; nothing was uploaded or removed."""
+
+
+class ExportError(BiocloudError):
+    """The Dagster definitions can't be exported to Airflow, or what was exported is stale."""

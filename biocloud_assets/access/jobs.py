@@ -14,6 +14,7 @@ from biocloud_assets.access.plan import GroupResult, Limits, Plan
 from biocloud_assets.access.report import changes
 from biocloud_assets.access.scim import Workspace
 from biocloud_assets.access.sync_groups import apply_plan, checked_environment, load_groups, make_plan
+from biocloud_assets.launch.script import script_tags
 from biocloud_assets.settings import Settings, WorkspaceSettings
 
 
@@ -29,7 +30,23 @@ class GroupSyncConfig(dg.Config):
     protected: list[str] = Field(default=[], description="groups never to touch, beside admins and users")
 
 
-@dg.op
+def _workspace(suffix: str) -> dict[str, str]:
+    """The environment variables with which the script finds its workspace, on a cluster."""
+    return {
+        "BIOCLOUD_GROUPS": "../groups",  # seen from the script's folder, which is where a cluster runs it
+        f"DATABRICKS_HOST_{suffix}": "{{secrets/biocloud/group-sync-host}}",
+        f"DATABRICKS_TOKEN_{suffix}": "{{secrets/biocloud/group-sync-token}}",
+    }
+
+
+@dg.op(
+    tags=script_tags(
+        "databricks/sync_groups.py",
+        ["{environment}"],
+        libraries=["pyyaml", "requests", "rich"],
+        variables={"development": _workspace("TEST"), "production": _workspace("PROD")},
+    )
+)
 def sync_groups(context: dg.OpExecutionContext, config: GroupSyncConfig) -> None:
     """Make the members of the workspace's groups those of `groups/<environment>_group.yml`.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from biocloud_assets.airflow.deploy import EnvironmentName
+from biocloud_assets.airflow.deploy import DEFAULT_BRANCH, EXPORT_ROOT, EnvironmentName
 from biocloud_assets.environments import load_environment
 from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Settings
@@ -21,6 +21,40 @@ app = typer.Typer(no_args_is_help=True, help="Airflow's DAGs, made from the Dags
 out = Console(highlight=False)
 
 _STYLE = {"new": "green", "changed": "yellow", "removed": "red", "same": "dim", "not ours": "dim"}
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "biocloud airflow export                            both environments, into airflow_export/\n\n"
+    "biocloud airflow export --check                    exit code 1 and a diff if that is stale\n\n"
+    "biocloud airflow export --env development --git-branch my-feature"
+)
+def export(
+    env: Annotated[EnvironmentName | None, typer.Option(help="The environment; both without it.")] = None,
+    git_branch: Annotated[
+        str, typer.Option(metavar="BRANCH", help="The branch whose code the DAGs run.")
+    ] = DEFAULT_BRANCH,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; show what is stale.")] = False,
+) -> None:
+    """Write the DAG files, and the table of what became of every Dagster definition."""
+    from biocloud_assets.airflow import render
+
+    stale = False
+    names: tuple[EnvironmentName, ...] = (env,) if env else ("development", "production")
+    for name in names:
+        files = _export(name, git_branch)
+        folder = EXPORT_ROOT / name
+        difference = render.difference(files, folder)
+        stale = stale or bool(difference)
+        if check:
+            if difference:
+                out.print(difference, markup=False, soft_wrap=True)
+            continue
+        render.write(files, folder)
+        out.print(f"{folder}: {len(files)} files, {'changed' if difference else 'unchanged'}")
+    if check and stale:
+        out.print("\nStale: run [bold]uv run biocloud airflow export[/] and commit what it writes.")
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -61,6 +95,7 @@ def deploy(
 
 def _export(environment: EnvironmentName, branch: str) -> dict[str, str]:
     """The export, made anew: its files by their path below `airflow_export/<environment>`."""
-    from biocloud_assets.airflow.render import export  # type: ignore[import-untyped, unused-ignore]
+    from biocloud_assets.airflow import collect, render
 
-    return dict(export(environment, branch))
+    definitions, settings = collect.build_definitions(environment)
+    return render.render(collect.collect(definitions, settings, branch=branch))

@@ -13,6 +13,7 @@ import dagster as dg
 from biocloud_assets.curated.dsi.assets import OBSERVATION
 from biocloud_assets.curated.dsi.jobs import dsi_curated
 from biocloud_assets.curated.dsi.reports import LOG_VERSION
+from biocloud_assets.launch.script import NOT_IN_AIRFLOW
 from biocloud_assets.raw.dsi import log
 from biocloud_assets.raw.dsi.contract import LOG
 from biocloud_assets.resources import LakehouseResource
@@ -37,6 +38,10 @@ def build_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING
         if settings.leader == "dagster"
         else dg.DefaultSensorStatus.STOPPED,
+        metadata={
+            NOT_IN_AIRFLOW: "Airflow publishes by the schedule of the DAG `dsi_curated`, a day later at most; "
+            "a person starts it by hand for what can't wait"
+        },
         description="Publishes the day anew when the delivery log has changed since the last publication.",
     )
     def dsi_curated_on_delivery(

@@ -1,0 +1,234 @@
+"""From the model to files: a DAG file for each DAG, and the table of what became of every Dagster definition.
+
+What belongs here: how the files look. What doesn't: what is in them (`collect`).
+
+The templates write Airflow's `{{ … }}` as it stands; their own values are in `[= … =]`, their lines begin with `#%`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from biocloud_assets.airflow.model import Dispatcher, Export, JobDag, Task
+from biocloud_assets.errors import ExportError
+
+DEFAULT_BRANCH = "main"
+DIRECTORY = Path("airflow_export")
+
+
+def render(export: Export) -> dict[str, str]:
+    """The files of an export, by their paths below `airflow_export/<environment>`; the same model, the same bytes.
+
+    Raises:
+        ExportError: ruff isn't there, or what came out is no Python.
+    """
+    files = {f"dags/{dag.name}.py": _format(f"{dag.name}.py", _job(export, dag)) for dag in export.jobs}
+    files |= {f"dags/{dag.name}.py": _format(f"{dag.name}.py", _dispatcher(export, dag)) for dag in export.dispatchers}
+    return {**files, "equivalence.md": _equivalence(export)}
+
+
+def write(files: dict[str, str], folder: Path) -> None:
+    """Make a folder hold these files: DAGs of definitions that are gone go too."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    for path in _exported(folder):
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink()
+
+
+def difference(files: dict[str, str], folder: Path) -> str:
+    """What a folder would have to change to hold these files, as a unified diff; empty if nothing."""
+    there = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in _exported(folder)}
+    lines: list[str] = []
+    for name in sorted({*files, *there}):
+        before, after = there.get(name, ""), files.get(name, "")
+        lines += difflib.unified_diff(
+            before.splitlines(), after.splitlines(), f"{folder / name}", "the definitions", lineterm=""
+        )
+    return "\n".join(lines)
+
+
+def _exported(folder: Path) -> list[Path]:
+    return sorted(path for path in (*folder.glob("dags/*.py"), *folder.glob("equivalence.md")))
+
+
+# --- DAG files --------------------------------------------------------------------------------------------------------
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("biocloud_assets.airflow"),
+        variable_start_string="[=",
+        variable_end_string="=]",
+        block_start_string="[%",
+        block_end_string="%]",
+        comment_start_string="[#",
+        comment_end_string="#]",
+        line_statement_prefix="#%",
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "literal": _literal,
+        "number": lambda number: _literal(int(number) if float(number).is_integer() else number),
+        "variable": lambda name: re.sub(r"\W", "_", name),
+        "asset": lambda uri: f"Asset({_literal(uri)})",
+    }
+    return environment
+
+
+def _literal(value: Any) -> str:
+    """A value as Python source, always the same; a collection is one that ruff writes over several lines if need be."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, tuple):
+        return ", ".join(map(_literal, value))
+    if isinstance(value, str) and "\n" in value:
+        return '"""' + value.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + '"""'
+    return repr(value)
+
+
+def _templated(value: Any) -> Any:
+    """A value as it comes out of Airflow's templating unchanged: `{{secrets/…}}` is Databricks', not Jinja's."""
+    if isinstance(value, dict):
+        return {key: _templated(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_templated(item) for item in value]
+    if isinstance(value, str) and re.search(r"\{[{%#]", value):
+        return "{{ " + repr(value) + " }}"
+    return value
+
+
+def _pypi(libraries: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"pypi": {"package": library}} for library in libraries]
+
+
+def _shared_end(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What the lists of arguments of several tasks end with alike."""
+    end: list[str] = []
+    if len(lists) > 1:
+        for alike in zip(*(reversed(arguments) for arguments in lists), strict=False):
+            if len(set(alike)) > 1:
+                break
+            end.insert(0, alike[0])
+    return tuple(end)
+
+
+def _job(export: Export, dag: JobDag) -> str:
+    def variables(task: Task) -> dict[str, str]:
+        return {**export.cluster.get("spark_env_vars", {}), **task.variables}
+
+    def arguments(task: Task) -> str:
+        own = task.arguments[: len(task.arguments) - len(shared)]
+        if shared and task.arguments[len(own) :] == shared:
+            return "[" + "".join(f"{_literal(argument)}, " for argument in own) + "*WHERE]"
+        return _literal(list(task.arguments))
+
+    common = Counter(task.libraries for task in dag.tasks).most_common(1)[0][0]
+    shared = _shared_end([task.arguments for task in dag.tasks])
+    return (
+        _templates()
+        .get_template("job.py.jinja")
+        .render(
+            export=export,
+            dag=dag,
+            doc_md=_doc(export, dag.description, dag.owner, dag.lineage, dag.docs, f"the job `{dag.name}`"),
+            branch_option=_branch_option(export),
+            libraries=_pypi(common),
+            common=common,
+            common_arguments=list(shared),
+            arguments=arguments,
+            pypi=_pypi,
+            templated=_templated,
+            variables=variables,
+        )
+    )
+
+
+def _dispatcher(export: Export, dag: Dispatcher) -> str:
+    lineage = f"reads {_address(dag.landing)} and {_address(dag.log)}; starts `{dag.starts}`"
+    return (
+        _templates()
+        .get_template("dispatcher.py.jinja")
+        .render(
+            export=export,
+            dag=dag,
+            doc_md=_doc(export, dag.description, dag.owner, lineage, dag.docs, f"the sensor `{dag.name}`"),
+            branch_option=_branch_option(export),
+        )
+    )
+
+
+def _address(place: tuple[str, str]) -> str:
+    return f"s3://{'/'.join(place)}"
+
+
+def _branch_option(export: Export) -> str:
+    return "" if export.branch == DEFAULT_BRANCH else f" --git-branch {export.branch}"
+
+
+def _doc(export: Export, purpose: str, owner: str, lineage: str, docs: str, source: str) -> str:
+    return "\n".join(
+        [
+            purpose,
+            "",
+            f"- Owner: {owner}",
+            *textwrap.wrap(f"- Lineage: {lineage}", 110, subsequent_indent="  ", break_on_hyphens=False),
+            f"- Docs: [{docs.rpartition('/')[2]}]({docs})",
+            f"- Generated from Dagster, {source}, for {export.environment}. Do not edit.",
+        ]
+    )
+
+
+def _format(name: str, source: str) -> str:
+    try:
+        from ruff.__main__ import find_ruff_bin  # type: ignore[import-untyped]
+
+        ruff = find_ruff_bin()
+    except (ImportError, FileNotFoundError):
+        raise ExportError(
+            "ruff",
+            expected="ruff, which formats the DAG files",
+            found="none",
+            hint="Install the development group: `uv sync`.",
+        ) from None
+    done = subprocess.run(
+        [ruff, "format", "--isolated", "--line-length=120", "--target-version=py39", f"--stdin-filename={name}", "-"],
+        input=source,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise ExportError(name, expected="a Python file", found=done.stderr.strip(), hint="Mend the template.")
+    return done.stdout
+
+
+# --- equivalence ------------------------------------------------------------------------------------------------------
+
+
+def _equivalence(export: Export) -> str:
+    lines = [
+        f"<!-- Generated: uv run biocloud airflow export --env {export.environment}{_branch_option(export)} -->",
+        "",
+        f"# What becomes of every Dagster definition in Airflow: {export.environment}",
+        "",
+        "| definition | name | in Airflow | why, or why not |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in export.rows:
+        cells = (row.kind, f"`{row.name}`", row.counterpart or "nothing", row.reason)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
