@@ -75,7 +75,7 @@ def build_definitions(name: EnvironmentName) -> tuple[dg.Definitions, Settings]:
         landing_root=None,
         lake_root=None,
         curated_root=None,
-        in_charge=None,
+        in_charge="dagster",  # to see what is on and off where Dagster starts the runs: so it is to be in Airflow
         curated_days=defaults["curated_days"].default,
         launcher="none",
         engine="databricks",
@@ -148,7 +148,7 @@ class _Collector:
         self.rows: list[Row] = []
         self.homeless: list[str] = []
         self.shared_pools: set[str] = set()
-        self.airflow_rules = self.settings.leader == "airflow"
+        self.airflow_rules = self.environment.in_charge == "airflow"
 
     @cached_property
     def jobs(self) -> list[dg.JobDefinition]:

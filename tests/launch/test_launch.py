@@ -190,6 +190,7 @@ def test_a_job_gives_the_same_on_databricks_as_at_home(
 @pytest.mark.parametrize("launcher", ["step_launcher", "pipes"])
 def test_the_delivery_back_runs_on_databricks_too(site: Site, instance: dg.DagsterInstance, launcher: str) -> None:
     site.land(DELIVERY)
+    instance.add_dynamic_partitions("dsi_delivery", [DELIVERY])
     assert site.job("none").execute_in_process(instance=instance, partition_key=DELIVERY).success
     (site.root / "curated/dsi/2025-01-01").mkdir(parents=True)
     (site.root / "curated/dsi/2025-01-01/file").write_text("old")

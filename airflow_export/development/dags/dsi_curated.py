@@ -103,7 +103,7 @@ with DAG(
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,  # one after the other, the oldest first
-    is_paused_upon_creation=True,
+    is_paused_upon_creation=False,
     tags=["biocloud", "generated", "development", "dsi"],
     params={
         "run_date": Param(
