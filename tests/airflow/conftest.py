@@ -72,6 +72,7 @@ class Airflow:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "NO_PROXY") if name in os.environ}
         return {
             **kept,
+            "PATH": f"{self.python.parent}:{kept['PATH']}",  # it starts itself by name
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

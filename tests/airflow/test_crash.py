@@ -83,7 +83,7 @@ def _descendants(parent: int) -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], bool], deployed: Deployed, seconds: float = 420) -> None:
+def wait_for(what: Callable[[], bool], deployed: Deployed, seconds: float = 240) -> None:
     give_up = time.monotonic() + seconds
     while not what():
         processes = deployed.airflow.home / "processes.log"

@@ -1,0 +1,174 @@
+"""How long Airflow takes to read the exported DAG files, beside the same by hand and by dag-factory.
+
+    uv run python benchmarks/airflow_parse.py [--rounds 30]
+
+Warm: Airflow and its providers are imported, the file is compiled and executed anew in each round. The hand-written file
+has the same tasks, edges and outlets, in a loop, as one would write it; dag-factory reads the same from YAML. It runs in
+the environment `airflow-3-3` of tests/airflow/environments. The files are read in turns, so that a busy machine is busy
+for all of them; medians of all rounds, and the ratio to the hand-written one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+MEASURE = """
+import ast, json, statistics, sys, time
+import airflow.providers.amazon.aws.hooks.s3, airflow.providers.databricks.operators.databricks
+import airflow.providers.standard.operators.trigger_dagrun
+from airflow.sdk import DAG
+rounds, files = int(sys.argv[1]), sys.argv[2:]
+times = {file: [] for file in files}
+for number in range(rounds + 3):
+    for file in files:
+        source = open(file).read()
+        start = time.perf_counter()
+        names = {"__name__": "dag_file", "__file__": file}
+        exec(compile(source, file, "exec"), names)
+        seconds = time.perf_counter() - start
+        assert any(isinstance(value, DAG) for value in names.values()), file
+        if number >= 3:
+            times[file].append(seconds)
+print("ANSWER", json.dumps({file: statistics.median(found) for file, found in times.items()}))
+"""
+
+
+def tasks(file: Path) -> dict[str, Any]:
+    """The tasks of an exported file, as an Airflow reads them."""
+    return dict(inside("-c", READ, str(file)))
+
+
+READ = """
+import json, sys
+from airflow.sdk import DAG
+names = {"__name__": "dag_file"}
+exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), names)
+(dag,) = [value for value in names.values() if isinstance(value, DAG)]
+print("ANSWER", json.dumps({
+    task.task_id: {"json": task.json, "retries": task.retries, "upstream": sorted(task.upstream_task_ids),
+                   "outlets": [asset.uri for asset in task.outlets], "inlets": [asset.uri for asset in task.inlets]}
+    for task in dag.tasks
+}))
+"""
+
+
+def by_hand(found: dict[str, Any]) -> str:
+    """A file with the same tasks, as one would write it by hand."""
+    edges = [(up, name) for name, task in found.items() for up in task["upstream"]]
+    return f"""
+from datetime import timedelta
+import pendulum
+from airflow.providers.databricks.operators.databricks import DatabricksSubmitRunOperator
+from airflow.sdk import DAG, Asset, Param
+
+TASKS = {found!r}
+
+with DAG(
+    dag_id="by_hand", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False,
+    max_active_runs=1, tags=["biocloud"],
+    params={{"delivery": Param(type="string"), "git_branch": Param("main", type="string")}},
+    user_defined_macros={{"token": lambda ti: ti.task_id}},
+) as dag:
+    for name, task in TASKS.items():
+        DatabricksSubmitRunOperator(
+            task_id=name, json=task["json"], retries=task["retries"], retry_delay=timedelta(seconds=5),
+            inlets=[Asset(uri) for uri in task["inlets"]], outlets=[Asset(uri) for uri in task["outlets"]],
+            execution_timeout=timedelta(seconds=4500),
+        )
+    for upstream, name in {edges!r}:
+        dag.get_task(upstream) >> dag.get_task(name)
+"""
+
+
+def dag_factory(found: dict[str, Any], folder: Path) -> str:
+    """A file that makes the same tasks from YAML by dag-factory."""
+    operator = "airflow.providers.databricks.operators.databricks.DatabricksSubmitRunOperator"
+    content = {
+        "by_dag_factory": {
+            "default_args": {"owner": "biocloud", "start_date": "2026-01-01"},
+            "schedule": None,
+            "catchup": False,
+            "tasks": [
+                {
+                    "task_id": name,
+                    "operator": operator,
+                    "json": task["json"],
+                    "retries": task["retries"],
+                    "dependencies": task["upstream"],
+                }
+                for name, task in found.items()
+            ],
+        }
+    }
+    (folder / "dag.yml").write_text(yaml.safe_dump(content))
+    return (
+        "from airflow.sdk import DAG\nfrom dagfactory import load_yaml_dags\n"
+        f"load_yaml_dags(globals_dict=globals(), config_filepath={str(folder / 'dag.yml')!r})\n"
+    )
+
+
+def inside(*arguments: str) -> Any:
+    """Run Python in the environment of Airflow 3.3, and return what it answers."""
+    folder = ROOT / ".biocloud/environments/airflow-3-3"
+    subprocess.run(
+        ["uv", "sync", "--quiet", "--locked", "--only-group", "airflow-3-3", "--python=3.11"],
+        cwd=ROOT / "tests/airflow/environments",
+        env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)},
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [str(folder / "bin/python"), *arguments],
+            env={**os.environ, "AIRFLOW_HOME": home, "PYTHONWARNINGS": "ignore"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    if not answers:
+        raise SystemExit(done.stdout + done.stderr)
+    return json.loads(answers[-1].removeprefix("ANSWER "))
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for exported in sorted((ROOT / "airflow_export/production/dags").glob("*.py")):
+            if "DatabricksSubmitRunOperator" not in exported.read_text():
+                print(
+                    f"{exported.name}: {1000 * next(iter(measure(rounds, exported).values())):.1f} ms, no tasks on Databricks"
+                )
+                continue
+            found = tasks(exported)
+            hand, factory = folder / "by_hand.py", folder / "by_dag_factory.py"
+            hand.write_text(by_hand(found))
+            factory.write_text(dag_factory(found, folder))
+            times = measure(rounds, exported, hand, factory)
+            base = times[str(hand)]
+            print(f"{exported.name}, {len(found)} tasks, medians of {rounds}:")
+            for label, file in (("exported", exported), ("by hand", hand), ("dag-factory", factory)):
+                print(f"  {label:12} {1000 * times[str(file)]:7.1f} ms  {times[str(file)] / base:5.2f}")
+
+
+def measure(rounds: int, *files: Path) -> dict[str, float]:
+    """The median time to read each file, in seconds."""
+    return dict(inside("-c", MEASURE, str(rounds), *map(str, files)))
+
+
+if __name__ == "__main__":
+    main()
