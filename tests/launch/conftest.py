@@ -57,7 +57,7 @@ class Site:
             "landing_root": str(self.landing),
             "lake_root": str(self.lake),
             "curated_root": str(root / "curated"),
-            "dags": str(root / "dags"),
+            "dags": "s3://airflow/dags",
             "in_charge": "dagster",
             "catalog": "sail",
             "git": {"url": GIT_URL},
