@@ -78,7 +78,7 @@ TASKS = {found!r}
 with DAG(
     dag_id="by_hand", schedule={cron!r}, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False,
     max_active_runs=1, tags=["biocloud"],
-    params={{"delivery": Param(type="string"), "git_branch": Param("main", type="string")}},
+    params={{"delivery": Param("", type="string"), "git_branch": Param("main", type="string")}},
     user_defined_macros={{"token": lambda ti: ti.task_id}},
 ) as dag:
     for name, task in TASKS.items():

@@ -30,8 +30,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from biocloud_assets.airflow import cli as airflow
-from biocloud_assets.errors import BiocloudError, DeliveryNameError, SettingsError
+from biocloud_assets import cli_curated
+from biocloud_assets.airflow.cli import app as airflow
+from biocloud_assets.errors import BiocloudError, DeliveryNameError, RunDateError, SettingsError
+from biocloud_assets.home import open_instance, prepare_home
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import delivery as deliveries_
 from biocloud_assets.settings import Settings
@@ -50,24 +52,14 @@ app = typer.Typer(
     help="Bring DSI deliveries into Delta tables.\n\n"
     "Try [bold]biocloud ingest --sample[/bold], then [bold]biocloud dev[/bold] to look at it.",
 )
-app.add_typer(airflow.app, name="airflow")
+app.add_typer(cli_curated.app, name="curated")
+app.add_typer(airflow, name="airflow")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 _STATE_STYLE = {"ingested": "green", "complete": "cyan", "arriving": "yellow", "refused": "red", "failed": "red"}
-
-_DAGSTER_YAML = """\
-# Made by `biocloud`. Dagster's settings for this machine: https://docs.dagster.io/deployment/oss/dagster-yaml
-# The pools have no limit here: a process that is killed would keep its slot, and two writers of a table get along.
-telemetry: {enabled: false}
-nux: {enabled: false}
-concurrency:
-  runs: {max_concurrent_runs: 1} # each starts an engine of its own; and the oldest delivery goes first
-retention:
-  sensor: {purge_after_days: {skipped: 7, started: -1, failure: 30, success: -1}}
-"""
 
 
 @dataclass
@@ -249,7 +241,7 @@ def dev(port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI
             raise BiocloudError(
                 f"port {port}", expected="a free port", found=error.strerror or "", hint="Give another with --port."
             ) from error
-    _prepare_home(settings)
+    prepare_home(settings)
     arguments = ["dagster", "dev", "-m", "biocloud_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *arguments])
 
@@ -313,7 +305,7 @@ def _wait_until_quiet(settings: Settings, looks: list[deliveries_.Contents]) -> 
 def _state(settings: Settings, contents: deliveries_.Contents) -> Outcome:
     """The state of a delivery that isn't in the log."""
     if (settings.dagster / "dagster.yaml").exists():
-        instance = _instance(settings)
+        instance = open_instance(settings)
         from biocloud_assets.raw.dsi.sensors import refusal
 
         refused = refusal(instance, contents.delivery)
@@ -329,30 +321,23 @@ def _state(settings: Settings, contents: deliveries_.Contents) -> Outcome:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def _prepare_home(settings: Settings) -> None:
-    """Make Dagster's home if there is none, and let this process and its children use it."""
-    settings.dagster.mkdir(parents=True, exist_ok=True)
-    configuration = settings.dagster / "dagster.yaml"
-    if not configuration.exists():
-        temporary = configuration.with_suffix(f".{os.getpid()}")
-        temporary.write_text(_DAGSTER_YAML)
-        temporary.replace(configuration)
-    os.environ["DAGSTER_HOME"] = str(settings.dagster)
-
-
-def _instance(settings: Settings) -> dg.DagsterInstance:
-    _prepare_home(settings)
-    import dagster as dg
-
-    return dg.DagsterInstance.get()
-
-
 def _run_all(settings: Settings, todo: list[deliveries_.Contents], *, quiet: bool) -> list[Outcome]:
-    """Run the job for each delivery, oldest first; one that is refused or fails doesn't stop the others."""
+    """Run the job for each delivery, oldest first; one that is refused or fails doesn't stop the others.
+
+    Raises:
+        SettingsError: the steps are to run by the step launcher, which takes a process of Dagster's own.
+    """
+    if settings.launches == "step_launcher":
+        raise SettingsError(
+            "BIOCLOUD_LAUNCHER",
+            expected="pipes or none, for a run from the command line",
+            found="step_launcher",
+            hint="Set BIOCLOUD_LAUNCHER, or start the run in Dagster's UI.",
+        )
     outcomes = []
-    with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings) as engine:
+    with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings, todo[0].delivery) as engine:
         task = progress.add_task("Starting", total=None)
-        instance = _instance(settings)
+        instance = open_instance(settings)
         from biocloud_assets.definitions import build_definitions
 
         job = build_definitions(settings).resolve_job_def("dsi_raw")
@@ -426,7 +411,7 @@ def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("
 
         if tables := withdraw(_place(settings), delivery):
             err.print(f"Took {delivery} back out of {', '.join(tables)}.")
-        instance = _instance(settings)
+        instance = open_instance(settings)
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
             instance.report_run_canceled(run, message="Interrupted on the command line.")
@@ -435,12 +420,25 @@ def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("
 
 
 @contextmanager
-def _engine(settings: Settings) -> Iterator[Future[Any]]:
-    """Start the engine beside Dagster: neither waits for the other."""
-    from biocloud_assets.spark.session import get_session
+def _engine(settings: Settings, first: str) -> Iterator[Future[Any]]:
+    """Start the engine, and inspect the first delivery on it, beside Dagster: neither waits for the other.
+
+    Whatever is wrong with the delivery, its run finds again and reports. There is nothing to start where the steps run
+    on Databricks.
+    """
+
+    def inspect_ahead() -> None:
+        from biocloud_assets.raw.dsi.ingest import inspect
+
+        inspect(_place(settings), first)
 
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(get_session, settings.engine, s3_endpoint=settings.s3_endpoint)
+        if settings.launches != "none":
+            yield pool.submit(lambda: None)
+            return
+        place = pool.submit(_place, settings)
+        pool.submit(inspect_ahead)
+        yield place
 
 
 def _outcome(settings: Settings, contents: deliveries_.Contents, result: dg.ExecuteInProcessResult) -> Outcome:
@@ -576,7 +574,7 @@ def main() -> None:
         app()
     except BiocloudError as error:
         err.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
-        sys.exit(2 if isinstance(error, (SettingsError, DeliveryNameError)) else 1)
+        sys.exit(2 if isinstance(error, (SettingsError, DeliveryNameError, RunDateError)) else 1)
 
 
 if __name__ == "__main__":

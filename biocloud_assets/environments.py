@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from biocloud_assets.errors import SettingsError
 
+InCharge = Literal["airflow", "dagster"]
+
 Root = Annotated[str, Field(pattern=r"^(s3://[^/]+(/.+)?|/.*)$", description="an s3:// address, or an absolute folder")]
 
 
@@ -93,6 +95,8 @@ class Environment(_Section):
         landing_root: where deliveries land.
         lake_root: where the Delta tables lie.
         curated_root: where the folders for DSI lie.
+        dags: the folder in the bucket that Airflow syncs its DAGs from.
+        in_charge: who starts runs by itself, Airflow or Dagster; the other's sensors and schedules start none.
         catalog: the catalog of Unity Catalog in which the tables are registered; none for no registration.
         git: the repository.
         cluster: the cluster of a step.
@@ -106,6 +110,8 @@ class Environment(_Section):
     landing_root: Root
     lake_root: Root
     curated_root: Root
+    dags: Annotated[str, Field(pattern=r"^s3://[^/]+(/[^/]+)+$")]
+    in_charge: InCharge
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
     git: Git
     cluster: Cluster

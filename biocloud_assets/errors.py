@@ -34,6 +34,10 @@ class DeliveryNameError(BiocloudError):
     """A name is not a delivery's name."""
 
 
+class RunDateError(BiocloudError):
+    """A run date, or a number of days before it, can't be used."""
+
+
 class DeliveryRefusedError(BiocloudError):
     """A delivery breaks the contract; nothing of it was written. `faults` holds every fault that was found."""
 
@@ -55,6 +59,10 @@ class EngineError(BiocloudError):
 
 class TableError(BiocloudError):
     """A Delta table is not as the contract says, or would not be after a write."""
+
+
+class DeployError(BiocloudError):
+    """The DAGs can't be deployed; nothing was uploaded or removed."""
 
 
 class ExportError(BiocloudError):

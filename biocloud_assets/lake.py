@@ -10,15 +10,19 @@ way.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from biocloud_assets.errors import LakeError
 
@@ -51,6 +55,25 @@ class Listing:
 
     folders: tuple[str, ...]
     files: tuple[FileInfo, ...]
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What became of a folder that was to be deleted.
+
+    Attributes:
+        files: how many files are gone; the one that went first isn't counted.
+        size: their size together, bytes.
+        faults: for each file that could not be deleted, its path and the reason.
+    """
+
+    files: int
+    size: int
+    faults: tuple[str, ...] = ()
+
+
+_KEYS_PER_REQUEST = 1000
+"""How many keys S3 lists or deletes in one request."""
 
 
 def _checked(path: str) -> str:
@@ -128,7 +151,10 @@ class DataLake(ABC):
 
     @abstractmethod
     def walk(self, path: str = "") -> Iterator[FileInfo]:
-        """All files below a path, however deep, in order; on S3 one request for each 1,000."""
+        """All files below a path, however deep, in order; on S3 one request for each 1,000.
+
+        They are told one by one, and not kept: any number of them takes the memory of 1,000, or of one folder's names.
+        """
 
     @abstractmethod
     def read(self, path: str, *, start: int = 0, length: int | None = None) -> bytes:
@@ -139,8 +165,18 @@ class DataLake(ABC):
         """
 
     @abstractmethod
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
+    def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
+        """Write a file, whole or not at all; on S3 in one put.
+
+        Args:
+            path: the file.
+            data: what it shall hold; of an open file, all that is behind its position.
+            labels: what S3 keeps with it, in the same request; a folder has no place for them.
+        """
+
+    def labels(self, path: str) -> dict[str, str]:
+        """What was written with a file as `labels`; nothing where there is no such file."""
+        return {}
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
@@ -149,6 +185,28 @@ class DataLake(ABC):
         Raises:
             LakeError: some could not be deleted; the message has the reason for each.
         """
+
+    @abstractmethod
+    def delete_folder(self, path: str, *, first: str) -> Deletion:
+        """Delete a folder with all that it holds, also what `walk` doesn't show: folder markers, half-written files.
+
+        A link is deleted, not what it leads to. On S3 one request for each 1,000.
+
+        Args:
+            path: the folder; not the root.
+            first: the name of a file in it that goes before all others. If it can't be deleted, nothing else is.
+
+        Raises:
+            LakeError: the path is the root, or leaves it; `first` could not be deleted; or there was no answer.
+        """
+
+    def _refuse_root(self, path: str) -> None:
+        if not path:
+            raise LakeError(self.root, expected="a folder below the root", found="the root", hint="Name a folder.")
+
+
+_PARTIAL = ".partial"
+"""How the name of a file ends that is still being written; it isn't listed, and after a kill it may stay."""
 
 
 class _FolderLake(DataLake):
@@ -175,14 +233,26 @@ class _FolderLake(DataLake):
         later = [entry for entry in entries if entry.name > start_after]
         return Listing(
             tuple(entry.name for entry in later if entry.is_dir()),
-            tuple(self._info(entry) for entry in later if entry.is_file()),
+            tuple(self._info(entry) for entry in later if entry.is_file() and not entry.name.endswith(_PARTIAL)),
         )
 
     def walk(self, path: str = "") -> Iterator[FileInfo]:
+        yield from self._below(self._path(path))
+
+    def _below(self, folder: Path) -> Iterator[FileInfo]:
         # Links are followed, as listing one level does; one that leads nowhere is no file.
-        walked = os.walk(self._path(path), followlinks=True)
-        found = (Path(folder, name) for folder, _, names in walked for name in names)
-        yield from sorted(self._info(file) for file in found if file.is_file())
+        try:
+            with os.scandir(folder) as entries:
+                # In the order of whole paths, as in S3: a folder's name goes on with "/".
+                names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            entry = folder / name
+            if name.endswith("/"):
+                yield from self._below(entry)
+            elif entry.is_file() and not name.endswith(_PARTIAL):
+                yield self._info(entry)
 
     def read(self, path: str, *, start: int = 0, length: int | None = None) -> bytes:
         try:
@@ -195,14 +265,18 @@ class _FolderLake(DataLake):
                 self.uri(path), expected="a readable file", found=error.strerror or str(error), hint="Check the path."
             ) from error
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
+        if labels:
+            raise LakeError(
+                self.uri(path), expected="an s3:// address", found="a folder, which keeps no labels", hint="Use S3."
+            )
         target = self._path(path)
         # The whole file under another name first: a rename is atomic, so no reader ever sees half of it.
-        temporary = target.with_name(f".{uuid.uuid4().hex}")
+        temporary = target.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                file.write(data)
+                shutil.copyfileobj(BytesIO(data) if isinstance(data, bytes) else data, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
@@ -225,6 +299,35 @@ class _FolderLake(DataLake):
             except OSError as error:
                 faults.append(f"{path}: {error.strerror}")
         _report_undeleted(self.root, faults)
+
+    def delete_folder(self, path: str, *, first: str) -> Deletion:
+        self._refuse_root(path)
+        top = self._path(path)
+        if top.is_symlink():  # through it, files outside the root would go
+            self.delete([path])
+            return Deletion(0, 0)
+        self.delete([f"{path}/{first}"])
+        files = size = 0
+        faults: list[str] = []
+
+        def report(error: OSError) -> None:
+            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY}:  # gone already, or its own files are reported
+                faults.append(f"{Path(error.filename).relative_to(self.root).as_posix()}: {error.strerror}")
+
+        for folder, folders, names in os.walk(top, topdown=False, onerror=report):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for file in (Path(folder, name) for name in (*names, *links)):
+                try:
+                    length = file.lstat().st_size
+                    file.unlink()
+                    files, size = files + 1, size + length
+                except OSError as error:
+                    report(error)
+            try:
+                Path(folder).rmdir()
+            except OSError as error:
+                report(error)
+        return Deletion(files, size, tuple(sorted(faults)))
 
 
 class _S3Lake(DataLake):
@@ -307,27 +410,60 @@ class _S3Lake(DataLake):
             raise self._fault(path, error) from error
         return body if length is None else body[:length]
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._s3.put_object(Bucket=self.bucket, Key=self._key(path), Body=data)
+            self._s3.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, Metadata=dict(labels or {}))
         except (ClientError, BotoCoreError) as error:
             raise self._fault(path, error) from error
 
-    def delete(self, paths: Iterable[str]) -> None:
+    def labels(self, path: str) -> dict[str, str]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        keys = [self._key(path) for path in paths]
-        faults = []
-        for start in range(0, len(keys), 1000):
-            batch = [{"Key": key} for key in keys[start : start + 1000]]
-            try:
-                answer = self._s3.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-            except (ClientError, BotoCoreError) as error:
-                raise self._fault("", error) from error
-            faults += [f"{self._relative(item['Key'])}: {item['Message']}" for item in answer.get("Errors", ())]
+        try:
+            return dict(self._s3.head_object(Bucket=self.bucket, Key=self._key(path))["Metadata"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "404":
+                return {}
+            raise self._fault(path, error) from error
+        except BotoCoreError as error:
+            raise self._fault(path, error) from error
+
+    def delete(self, paths: Iterable[str]) -> None:
+        keys = (self._key(path) for path in paths)
+        faults: list[str] = []
+        while batch := list(islice(keys, _KEYS_PER_REQUEST)):
+            faults += self._delete_keys(batch).values()
         _report_undeleted(self.root, faults)
+
+    def _delete_keys(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete up to 1,000 keys in one request; return those that are still there, each with its path and reason."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        batch = [{"Key": key} for key in keys]
+        try:
+            answer = self._s3.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+        except (ClientError, BotoCoreError) as error:
+            raise self._fault("", error) from error
+        return {
+            item["Key"]: f"{self._relative(item['Key'])}: {item['Code']}, {item['Message']}"
+            for item in answer.get("Errors", ())
+        }
+
+    def delete_folder(self, path: str, *, first: str) -> Deletion:
+        self._refuse_root(path)
+        self.delete([f"{path}/{first}"])
+        files = size = 0
+        faults: list[str] = []
+        # By the keys themselves: some make no path of the lake, as "a//b", and have to go all the same.
+        for page in self._pages(path):
+            items = page.get("Contents", ())
+            failed = self._delete_keys([item["Key"] for item in items]) if items else {}
+            faults += failed.values()
+            gone = [item["Size"] for item in items if item["Key"] not in failed and not item["Key"].endswith("/")]
+            files, size = files + len(gone), size + sum(gone)
+        return Deletion(files, size, tuple(faults))
 
 
 def _report_undeleted(root: str, faults: list[str]) -> None:

@@ -19,6 +19,7 @@ class LakehouseResource(dg.ConfigurableResource):
     Attributes:
         landing_root: the folder or `s3://` address that holds `dsi/<delivery>/`.
         lake_root: the folder or `s3://` address of the Delta lake.
+        curated_root: the folder or `s3://` address of the curated layer.
         engine: `sail`, `jvm` or `databricks`.
         s3_endpoint: the URL of an S3 other than Amazon's.
         catalog: the catalog of Unity Catalog in which the tables are registered.
@@ -26,6 +27,7 @@ class LakehouseResource(dg.ConfigurableResource):
 
     landing_root: str
     lake_root: str
+    curated_root: str
     engine: str
     s3_endpoint: str | None = None
     catalog: str | None = None
@@ -36,6 +38,7 @@ class LakehouseResource(dg.ConfigurableResource):
         return cls(
             landing_root=settings.landing,
             lake_root=settings.lake,
+            curated_root=settings.curated,
             engine=settings.engine,
             s3_endpoint=settings.s3_endpoint,
             catalog=settings.catalog,
@@ -49,7 +52,11 @@ class LakehouseResource(dg.ConfigurableResource):
         """The lake."""
         return DataLake.at(self.lake_root, endpoint=self.s3_endpoint)
 
+    def curated(self) -> DataLake:
+        """The curated layer."""
+        return DataLake.at(self.curated_root, endpoint=self.s3_endpoint)
+
     def place(self) -> Place:
-        """Both, and the session of this process; it is started if need be."""
+        """The landing zone and the lake, and the session of this process; it is started if need be."""
         engine: Engine = self.engine  # type: ignore[assignment]  # checked by the settings
         return Place(get_session(engine, s3_endpoint=self.s3_endpoint), self.landing(), self.lake(), self.catalog)

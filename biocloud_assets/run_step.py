@@ -20,16 +20,20 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pyspark.errors import AnalysisException
 
+from biocloud_assets.curated.dsi import steps as delivered_back
 from biocloud_assets.errors import BiocloudError, SettingsError, TableError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import steps as raw
 from biocloud_assets.raw.dsi.ingest import Place
 from biocloud_assets.settings import Engine, Settings
 from biocloud_assets.spark.session import get_session
-from biocloud_assets.steps import CheckReport, Report, Run
+from biocloud_assets.steps import CheckReport, Report, Run, Sighting
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
+
+Told = Report | CheckReport | Sighting
+"""What a step yields."""
 
 SCRIPT = "databricks/run_step.py"
 """Where the script lies in the repository."""
@@ -43,25 +47,34 @@ class Step:
         assets: the addresses of the assets to make, `raw/dsi/sensor`.
         checks: the checks to make, `raw/dsi/sensor:key`; without a name after the colon, all of the asset's.
         delivery: the delivery that it is about.
+        run_date: the day that it is about, `yyyy-mm-dd`.
+        days: for the cleanup of the curated layer: how many days before the run date are kept.
+        dry_run: do all but write and delete, where a step knows how.
     """
 
     assets: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     delivery: str | None = None
+    run_date: str | None = None
+    days: int | None = None
+    dry_run: bool = False
 
     def arguments(self) -> list[str]:
         """The same as arguments of the script."""
         found = [argument for address in self.assets for argument in ("--step", address)]
         found += [argument for name in self.checks for argument in ("--check", name)]
-        return found if self.delivery is None else [*found, "--delivery", self.delivery]
+        for name, value in (("--delivery", self.delivery), ("--run-date", self.run_date), ("--days", self.days)):
+            found += [] if value is None else [name, str(value)]
+        return [*found, "--dry-run"] if self.dry_run else found
 
 
-def perform(step: Step, place: Place, who: Run, log: logging.Logger) -> Iterator[Report | CheckReport]:
+def perform(step: Step, place: Place, curated: DataLake, who: Run, log: logging.Logger) -> Iterator[Told]:
     """Do a step, here and now.
 
     Args:
         step: what is to be done.
         place: where.
+        curated: the lake of the curated layer.
         who: who asked for it.
         log: where it tells how it goes.
 
@@ -73,8 +86,12 @@ def perform(step: Step, place: Place, who: Run, log: logging.Logger) -> Iterator
     """
     if not step.assets and not step.checks:
         raise SettingsError(SCRIPT, expected="--step or --check", found="neither", hint="Say what is to be done.")
-    if step.assets:
-        yield from raw.run(place, step.assets, step.delivery or "", who, log)
+    later = [address for address in step.assets if address.startswith("curated/")]
+    if earlier := [address for address in step.assets if address not in later]:
+        yield from raw.run(place, earlier, step.delivery or "", who, log)
+    if later:
+        day = step.run_date or ""
+        yield from delivered_back.run(place.spark, place.lake, curated, later, day, step.days, dry_run=step.dry_run)
     if step.checks:
         yield from raw.check(place, step.checks, step.delivery)
 
@@ -90,7 +107,9 @@ def main(arguments: Sequence[str]) -> None:
             run, and shows its message as the reason.
     """
     given = _parser().parse_args(arguments)
-    step = Step(tuple(given.step), tuple(given.check), given.delivery)
+    step = Step(
+        tuple(given.step), tuple(given.check), given.delivery, given.run_date, given.days, dry_run=given.dry_run
+    )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout, force=True)
     for noisy in ("py4j", "pyspark", "botocore", "boto3", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -104,12 +123,12 @@ def main(arguments: Sequence[str]) -> None:
                 DataLake.at(given.lake_root, endpoint=endpoint),
                 given.catalog,
             )
+            curated = DataLake.at(given.curated_root, endpoint=endpoint)
             who = Run(given.engine, given.orchestrator, given.run_id)
             failed = []
-            for report in perform(step, place, who, log):
+            for report in perform(step, place, curated, who, log):
                 _tell(report, log)
-                checks = (report,) if isinstance(report, CheckReport) else report.checks
-                failed += [check for check in checks if check.blocking and not check.passed]
+                failed += [check for check in _checks(report) if check.blocking and not check.passed]
                 if pipes is not None:
                     pipes.report_custom_message(to_message(report))
         except (BiocloudError, AnalysisException) as error:
@@ -125,12 +144,12 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def to_message(report: Report | CheckReport) -> dict[str, Any]:
+def to_message(report: Told) -> dict[str, Any]:
     """A report as a message of Dagster Pipes. (Its own messages for assets and checks have no description.)"""
     return {type(report).__name__: asdict(report)}
 
 
-def from_message(message: dict[str, Any]) -> Report | CheckReport | None:
+def from_message(message: dict[str, Any]) -> Told | None:
     """The report that a message of Dagster Pipes holds, if it holds one."""
     match message:
         case {"Report": content}:
@@ -138,19 +157,25 @@ def from_message(message: dict[str, Any]) -> Report | CheckReport | None:
             return Report(content["asset"], content["metadata"], checks)
         case {"CheckReport": content}:
             return CheckReport(**content)
+        case {"Sighting": content}:
+            return Sighting(**content)
     return None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        SCRIPT, description="Make assets of a delivery, or check them.", formatter_class=argparse.RawTextHelpFormatter
+        SCRIPT, description="Make assets, or check them.", formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
     add("--step", action="append", default=[], metavar="ADDRESS", help="an asset to make, raw/dsi/sensor; repeatable")
     add("--check", action="append", default=[], metavar="ADDRESS[:NAME]", help="an asset to check; repeatable")
     add("--delivery", help="the delivery, yyyy-mm-dd-HH:MM:SS")
+    add("--run-date", help="the day that the curated layer is about, yyyy-mm-dd")
+    add("--days", type=int, help="for curated/dsi/days: how many days before the run date are kept")
+    add("--dry-run", action="store_true", help="for curated/dsi/…: do all but write and delete")
     add("--landing-root", required=True, help="the folder or s3:// address that holds dsi/<delivery>/")
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
+    add("--curated-root", required=True, help="the folder or s3:// address of the curated layer")
     add("--catalog", help="the catalog of Unity Catalog in which tables are registered")
     add("--engine", choices=get_args(Engine), default="databricks", help="what runs the Spark code")
     add("--orchestrator", default="by hand", help="who asks: dagster, airflow; it goes into the delivery log")
@@ -158,13 +183,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tell(report: Report | CheckReport, log: logging.Logger) -> None:
+def _checks(report: Told) -> tuple[CheckReport, ...]:
+    match report:
+        case CheckReport():
+            return (report,)
+        case Report():
+            return report.checks
+    return ()
+
+
+def _tell(report: Told, log: logging.Logger) -> None:
     """Put what a step reports into its log, for those who read it there."""
-    if isinstance(report, Report):
+    if not isinstance(report, CheckReport):
         plain = {"int", "bool"}
         numbers = [f"{k} {v['raw_value']}" for k, v in report.metadata.items() if v["type"] in plain]
         log.info("%s: %s", report.asset, ", ".join(numbers))
-    for check in (report,) if isinstance(report, CheckReport) else report.checks:
+    for check in _checks(report):
         level = logging.INFO if check.passed else logging.ERROR if check.blocking else logging.WARNING
         verdict = "passed" if check.passed else "FAILED"
         log.log(level, "%s, %s: %s %s", check.asset, check.name, verdict, check.description)

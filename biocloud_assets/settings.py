@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from biocloud_assets.environments import Environment, load_environment
+from biocloud_assets.environments import Environment, InCharge, load_environment
 from biocloud_assets.errors import SettingsError
 
 EnvironmentName = Literal["local", "development", "production"]
@@ -33,10 +33,15 @@ class Settings(BaseSettings):
             `<home>/landing`, elsewhere what the environments' file says.
         lake_root: `BIOCLOUD_LAKE_ROOT`: the folder or `s3://` address of the Delta lake; locally `<home>/lake`,
             elsewhere what the environments' file says.
+        curated_root: `BIOCLOUD_CURATED_ROOT`: the folder or `s3://` address of the curated layer, which holds
+            `dsi/<date>/`; locally `<home>/curated`, elsewhere what the environments' file says.
+        curated_days: `BIOCLOUD_CURATED_DAYS`: for how many days before the run date the curated folders are kept.
         engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark) or `databricks` (the session that
             the Databricks runtime provides).
         launcher: `BIOCLOUD_LAUNCHER`: what gets a step to Databricks: `none` (it runs in Dagster's own process),
             `step_launcher` or `pipes`; locally `none`, elsewhere `step_launcher`.
+        in_charge: `BIOCLOUD_IN_CHARGE`: who starts runs by itself, `airflow` or `dagster`, if not as the environments'
+            file says; locally nobody but Dagster can.
         environments: `BIOCLOUD_ENVIRONMENTS`: the file with what the environments look like on Databricks;
             `databricks/environments.yml` below the current folder.
         catalog: `BIOCLOUD_CATALOG`: the catalog of Unity Catalog in which the tables are registered.
@@ -58,8 +63,11 @@ class Settings(BaseSettings):
     home: Path = Path(".biocloud")
     landing_root: Annotated[str, Field(min_length=1)] | None = None
     lake_root: Annotated[str, Field(min_length=1)] | None = None
+    curated_root: Annotated[str, Field(min_length=1)] | None = None
+    curated_days: Annotated[int, Field(ge=0, le=36_525)] = 30
     engine: Engine = "sail"
     launcher: Launcher | None = None
+    in_charge: InCharge | None = None
     environments: Path = Path("databricks/environments.yml")
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
     git_branch: Annotated[str, Field(pattern=r"^[\w./+#@-]+$")] | None = None
@@ -97,7 +105,7 @@ class Settings(BaseSettings):
                 found=settings.launches,
                 hint="Set BIOCLOUD_ENV to development or production.",
             )
-        _ = settings.landing, settings.lake  # outside `local` they may be nowhere
+        _ = settings.landing, settings.lake, settings.curated  # outside `local` they may be nowhere
         return settings
 
     @cached_property
@@ -116,6 +124,17 @@ class Settings(BaseSettings):
         return self.launcher or ("none" if self.env == "local" else "step_launcher")
 
     @cached_property
+    def leader(self) -> InCharge:
+        """Who starts runs by itself.
+
+        Raises:
+            SettingsError: it isn't set, and the environments' file isn't there or can't be used.
+        """
+        if self.env == "local":
+            return "dagster"
+        return self.in_charge or self.environment.in_charge
+
+    @cached_property
     def landing(self) -> str:
         """The root of the landing zone: an absolute folder or an `s3://` address."""
         return self._root(self.landing_root, "landing")
@@ -126,13 +145,18 @@ class Settings(BaseSettings):
         return self._root(self.lake_root, "lake")
 
     @cached_property
+    def curated(self) -> str:
+        """The root of the curated layer: an absolute folder or an `s3://` address."""
+        return self._root(self.curated_root, "curated")
+
+    @cached_property
     def dagster(self) -> Path:
         """The folder in which Dagster keeps its runs and events."""
         return (self.dagster_home or self.home / "dagster").expanduser().absolute()
 
-    def _root(self, given: str | None, name: Literal["landing", "lake"]) -> str:
+    def _root(self, given: str | None, name: Literal["landing", "lake", "curated"]) -> str:
         if given is None and self.env != "local":
-            given = self.environment.landing_root if name == "landing" else self.environment.lake_root
+            given = str(getattr(self.environment, f"{name}_root"))
         if given is not None and "://" in given:
             return given
         return str(Path(given or self.home / name).expanduser().absolute())

@@ -54,6 +54,21 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Sighting:
+    """What a step saw of an asset without making it.
+
+    Attributes:
+        asset: its address.
+        partition: the partition that it is about.
+        metadata: what was seen.
+    """
+
+    asset: str
+    partition: str
+    metadata: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
 class Run:
     """Who asked for a step.
 
@@ -106,7 +121,7 @@ def column_lineage(sources: Mapping[str, Sequence[tuple[str, str]]]) -> Value:
     }
 
 
-def table(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str | int]]) -> Value:
+def table(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str | int | None]]) -> Value:
     """A small table to look at.
 
     Args:

@@ -75,17 +75,6 @@ def test_every_column_tells_where_it_comes_from() -> None:
                 assert source.column_name in {item.name for item in contract.folder(str(table.folder)).fields}
 
 
-def test_the_sensor_is_off_outside_local() -> None:
-    roots = {"BIOCLOUD_LANDING_ROOT": "s3://in", "BIOCLOUD_LAKE_ROOT": "s3://lake"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**roots, "BIOCLOUD_ENV": "production"}.items():
-            patch.setenv(name, value)
-        definitions = build_definitions(Settings.load())
-    assert {sensor.default_status for sensor in definitions.get_repository_def().sensor_defs} == {
-        dg.DefaultSensorStatus.STOPPED
-    }
-
-
 @pytest.mark.parametrize("command", [["asset", "list"], ["definitions", "validate"]])
 def test_dagsters_own_commands_load_it(command: list[str], tmp_path: Path) -> None:
     workspace = ["-w", "workspace.yaml"] if command[0] == "definitions" else ["-m", "biocloud_assets.definitions"]

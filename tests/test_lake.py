@@ -481,3 +481,17 @@ def test_an_s3_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
     lake = DataLake.at("s3://bucket/prefix", endpoint="http://127.0.0.1:1")
     with pytest.raises(LakeError, match=r"^s3://bucket/prefix/a: .*http://127\.0\.0\.1:1.*Check the address"):
         lake.read("a")
+
+
+def test_labels_stay_with_a_file_in_s3_and_go_when_it_is_written_without(s3: DataLake) -> None:
+    s3.write("a", b"1", labels={"owner": "biocloud"})
+    assert s3.labels("a") == {"owner": "biocloud"}
+    s3.write("a", b"2")
+    assert s3.labels("a") == s3.labels("nothing/here") == {}
+
+
+def test_a_folder_has_no_place_for_labels_and_says_so(tmp_path: Path) -> None:
+    lake = DataLake.at(str(tmp_path))
+    with pytest.raises(LakeError, match="a folder, which keeps no labels"):
+        lake.write("a", b"1", labels={"owner": "biocloud"})
+    assert lake.list().files == ()

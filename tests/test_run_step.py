@@ -10,6 +10,7 @@ from pathlib import Path
 import deltalake
 import pytest
 
+from biocloud_assets.curated.dsi.reports import DAYS, MANIFEST, OBSERVATION
 from biocloud_assets.errors import BiocloudError, DeliveryRefusedError, TableError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract, log
@@ -26,7 +27,8 @@ JOB = [Step(LANDING), Step(TABLES), Step(checks=TABLES), Step((contract.LOG.path
 
 @pytest.fixture
 def where(tmp_path: Path) -> list[str]:
-    roots = ["--landing-root", str(tmp_path / "in"), "--lake-root", str(tmp_path / "out")]
+    folders = {"landing": "in", "lake": "out", "curated": "curated"}
+    roots = [part for name, folder in folders.items() for part in (f"--{name}-root", str(tmp_path / folder))]
     return ["--delivery", DELIVERY, "--engine", "sail", *roots]
 
 
@@ -51,6 +53,30 @@ def test_the_steps_of_a_job_ingest_a_delivery(
         main([*step.arguments(), *where])
     assert [table.to_pyarrow_table().to_pylist() for table in tables(tmp_path / "out")] == rows
     assert next(reversed(versions)) == list(tables(tmp_path / "out"))[-1].version(), "the log is left as it is"
+
+
+def test_the_steps_of_the_curated_layer_deliver_back(tmp_path: Path, where: list[str]) -> None:
+    write(tmp_path / "in", DELIVERY)
+    for step in JOB:
+        main([*step.arguments(), *where])
+    day = "2026-02-01"
+    curated = tmp_path / "curated/dsi"
+    (curated / "2025-01-01").mkdir(parents=True)
+    (curated / "2025-01-01/file").write_text("old")
+    steps = [
+        Step((OBSERVATION,), run_date=day),
+        Step((MANIFEST,), run_date=day),
+        Step((DAYS,), run_date=day, days=30),
+    ]
+    for step in steps:
+        main([*step.arguments(), "--dry-run", *where])
+    assert sorted(path.name for path in curated.iterdir()) == ["2025-01-01"], "a dry run does nothing"
+    for step in steps:
+        main([*step.arguments(), *where])
+    assert sorted(path.name for path in curated.iterdir()) == [day]
+    assert sorted(path.name for path in (curated / day).iterdir()) == ["manifest.json", "observation"]
+    with pytest.raises(BiocloudError, match="how many days are kept"):
+        main([*Step((DAYS,), run_date=day).arguments(), *where])
 
 
 def test_a_refused_delivery_fails_the_inspection_and_any_other_step(

@@ -16,6 +16,7 @@ OUTSIDE = {
     "BIOCLOUD_ENV": "production",
     "BIOCLOUD_LANDING_ROOT": "s3://landing/in",
     "BIOCLOUD_LAKE_ROOT": "s3://lake/raw",
+    "BIOCLOUD_CURATED_ROOT": "s3://curated/out",
 }
 
 
@@ -40,6 +41,8 @@ def test_a_laptop_needs_no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert settings.engine == "sail"
     assert settings.landing == str(tmp_path / ".biocloud" / "landing")
     assert settings.lake == str(tmp_path / ".biocloud" / "lake")
+    assert settings.curated == str(tmp_path / ".biocloud" / "curated")
+    assert settings.curated_days == 30
     assert settings.dagster == tmp_path / ".biocloud" / "dagster"
     assert settings.quiet_seconds == 5
     assert settings.lookback_days == 30
@@ -51,6 +54,7 @@ def test_local_state_follows_home(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, BIOCLOUD_HOME="/srv/bio cloud")
     assert settings.landing == "/srv/bio cloud/landing"
     assert settings.lake == "/srv/bio cloud/lake"
+    assert settings.curated == "/srv/bio cloud/curated"
     assert settings.dagster == Path("/srv/bio cloud/dagster")
 
 
@@ -69,12 +73,15 @@ def test_every_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         BIOCLOUD_ENGINE="databricks",
         BIOCLOUD_QUIET_SECONDS="0.5",
         BIOCLOUD_LOOKBACK_DAYS="7",
+        BIOCLOUD_CURATED_DAYS="14",
         DAGSTER_HOME="/dagster",
         AWS_ENDPOINT_URL="http://minio:9000",
     )
     assert settings.env == "production"
     assert settings.landing == "s3://landing/in"
     assert settings.lake == "s3://lake/raw"
+    assert settings.curated == "s3://curated/out"
+    assert settings.curated_days == 14
     assert settings.engine == "databricks"
     assert settings.quiet_seconds == 0.5
     assert settings.lookback_days == 7
@@ -103,6 +110,8 @@ def test_every_engine_and_environment_is_taken(monkeypatch: pytest.MonkeyPatch, 
         ("BIOCLOUD_LOOKBACK_DAYS", "1.5", "integer"),
         ("BIOCLOUD_LOOKBACK_DAYS", "-1", "greater than or equal to 0"),
         ("BIOCLOUD_LOOKBACK_DAYS", "3661", "less than or equal to 3660"),
+        ("BIOCLOUD_CURATED_DAYS", "-1", "greater than or equal to 0"),
+        ("BIOCLOUD_CURATED_DAYS", "36526", "less than or equal to 36525"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(
@@ -125,7 +134,7 @@ def test_outside_local_the_roots_are_those_of_the_environments_file(monkeypatch:
     assert settings.lake == "s3://mine"
 
 
-@pytest.mark.parametrize("missing", ["BIOCLOUD_LANDING_ROOT", "BIOCLOUD_LAKE_ROOT"])
+@pytest.mark.parametrize("missing", ["BIOCLOUD_LANDING_ROOT", "BIOCLOUD_LAKE_ROOT", "BIOCLOUD_CURATED_ROOT"])
 @pytest.mark.parametrize("env", ["development", "production"])
 def test_outside_local_without_the_file_the_roots_must_be_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, env: str, missing: str

@@ -1,1 +1,1 @@
-"""Airflow keeps running: its DAGs, generated from the Dagster definitions. Nothing here imports Airflow."""
+"""Airflow: its DAGs are made from the Dagster definitions, and put where Airflow finds them."""

@@ -13,11 +13,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster._core.execution.api import create_execution_plan
@@ -57,7 +55,7 @@ _SHORTEST_INTERVAL_MINUTES = 5
 _RUNS_PER_TICK = 20
 
 _RESOURCES = {
-    "lakehouse": "the arguments `--landing-root`, `--lake-root` and `--catalog` of each task",
+    "lakehouse": "the arguments `--landing-root`, `--lake-root`, `--curated-root`, `--catalog` and `--days` of a task",
     "step_launcher": "`DatabricksSubmitRunOperator` with the connection `databricks_default`",
 }
 _EXECUTORS = {
@@ -76,6 +74,9 @@ def build_definitions(name: EnvironmentName) -> tuple[dg.Definitions, Settings]:
         # From the file, whatever the process that exports has in its environment: the same everywhere.
         landing_root=None,
         lake_root=None,
+        curated_root=None,
+        in_charge="dagster",  # to see what is on and off where Dagster starts the runs: so it is to be in Airflow
+        curated_days=defaults["curated_days"].default,
         launcher="none",
         engine="databricks",
         lookback_days=defaults["lookback_days"].default,
@@ -146,7 +147,8 @@ class _Collector:
         self.name: EnvironmentName = self.settings.env  # type: ignore[assignment]  # never local
         self.rows: list[Row] = []
         self.homeless: list[str] = []
-        self.airflow_rules = getattr(self.environment, "in_charge", "airflow") == "airflow"
+        self.shared_pools: set[str] = set()
+        self.airflow_rules = self.environment.in_charge == "airflow"
 
     @cached_property
     def jobs(self) -> list[dg.JobDefinition]:
@@ -156,13 +158,13 @@ class _Collector:
         )
 
     @cached_property
-    def ops_of_pool(self) -> dict[str, set[str]]:
-        """Which ops share a pool."""
-        found: dict[str, set[str]] = defaultdict(set)
+    def ops_of_pool(self) -> dict[str, set[tuple[str, str]]]:
+        """Which ops, of which jobs, share a pool."""
+        found: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for job in self.jobs:
             for step in _steps(job):
                 if step.pool:
-                    found[step.pool].add(str(step.node_handle))
+                    found[step.pool].add((job.name, str(step.node_handle)))
         return found
 
     def export(self, branch: str) -> Export:
@@ -260,8 +262,14 @@ class _Collector:
             # A step that makes assets makes their checks with them.
             addresses = tuple(key.to_user_string() for key in assets)
             checked = () if assets else tuple(dict.fromkeys(key.asset_key.to_user_string() for key in checks))
-            partition = _DELIVERY if any(param.name == "delivery" for param in params) else None
-            arguments = [*Step(addresses, checked, partition).arguments(), *self.place()]
+            given = {param.name for param in params}
+            step_ = Step(
+                addresses,
+                checked,
+                delivery=_DELIVERY if "delivery" in given else None,
+                run_date=_RUN_DATE if "run_date" in given else None,
+            )
+            arguments = [*step_.arguments(), *self.place()]
         else:
             script, arguments = SCRIPT, []
             self.unknown(f"{label}: it makes and checks no asset, and has no tag {SCRIPT_TAG}")
@@ -276,7 +284,7 @@ class _Collector:
             libraries=tuple(pinned(libraries, self.lock)),
             variables=variables,
             upstream=tuple(sorted(names[key] for key in step.get_execution_dependency_keys())),
-            one_at_a_time=self.pool(step, label),
+            one_at_a_time=self.pool(job, step, label),
             inlets=tuple(asset_uri(self.environment, key.to_user_string()) for key in reads),
             outlets=tuple(asset_uri(self.environment, key.to_user_string()) for key in assets),
             **retries,
@@ -291,6 +299,7 @@ class _Collector:
         """Where a step finds its data, and who asks for it."""
         environment = self.environment
         where = ["--landing-root", environment.landing_root, "--lake-root", environment.lake_root]
+        where += ["--curated-root", environment.curated_root, "--days", str(self.settings.curated_days)]
         where += ["--catalog", environment.catalog] if environment.catalog is not None else []
         return [*where, "--orchestrator", "airflow", "--run-id", _RUN_ID]
 
@@ -333,13 +342,19 @@ class _Collector:
         self.row("retry policy", name, text, reason)
         return {"retries": policy.max_retries, "retry_delay": delay, "exponential": exponential}
 
-    def pool(self, step: ExecutionStep, label: str) -> bool:
-        """Whether an op has a pool; one that ops share has no counterpart."""
+    def pool(self, job: dg.JobDefinition, step: ExecutionStep, label: str) -> bool:
+        """Whether an op has a pool; one that the ops of several jobs share has no counterpart."""
         if not step.pool:
             return False
-        others = self.ops_of_pool[step.pool] - {str(step.node_handle)}
+        others = self.ops_of_pool[step.pool] - {(job.name, str(step.node_handle))}
         if others:
-            self.unknown(f"{label}: the pool {step.pool}, which it shares with {', '.join(sorted(others))}")
+            if any(name != job.name for name, _ in others):
+                shared = ", ".join(f"{handle} of {name}" for name, handle in sorted(others))
+                self.unknown(f"{label}: the pool {step.pool}, which it shares with {shared}")
+            elif step.pool not in self.shared_pools:
+                self.shared_pools.add(step.pool)
+                self.row("pool", step.pool, f"`max_active_runs=1` of DAG `{job.name}`, whose tasks share it")
+            return True
         self.row(
             "pool",
             step.pool,
@@ -357,7 +372,8 @@ class _Collector:
                 self.row("partitions definition", f"{partitions.name} of {job.name}", "parameter `delivery`, validated")
                 return [_DELIVERY_PARAM], None
             case dg.DailyPartitionsDefinition():
-                run_date = RunDate(timezone=str(partitions.timezone), days_before=self.days_before(job, partitions))
+                # The newest partition that there is at a time, as Dagster's own schedules of partitioned jobs have it.
+                run_date = RunDate(timezone=str(partitions.timezone), days_before=max(0, 1 - partitions.end_offset))
                 self.row(
                     "partitions definition",
                     f"daily, of {job.name}",
@@ -366,26 +382,6 @@ class _Collector:
                 return [_RUN_DATE_PARAM], run_date
         self.unknown(f"partitions definition {partitions} of job {job.name}")
         return [], None
-
-    def days_before(self, job: dg.JobDefinition, partitions: dg.DailyPartitionsDefinition) -> int:
-        """How many days before that of its run the partition lies that the job's schedule asks for."""
-        schedule = next((found for found in self.repository.schedule_defs if found.job_name == job.name), None)
-        if schedule is None:  # as Dagster has it: the last day that is over
-            return max(0, 1 - partitions.end_offset)
-        zone = ZoneInfo(str(partitions.timezone))
-        found = set()
-        for month in (1, 7):  # in winter and in summer
-            time = datetime(2026, month, 15, 12, tzinfo=UTC)
-            tick = schedule.evaluate_tick(
-                dg.build_schedule_context(scheduled_execution_time=time, repository_def=self.repository)
-            )
-            for request in tick.run_requests or ():
-                assert request.partition_key is not None
-                day = datetime.fromisoformat(request.partition_key).date()
-                found.add((time.astimezone(zone).date() - day) // timedelta(days=1))
-        if len(found) != 1:
-            _cannot(f"schedule {schedule.name}", "one run, of the same day every time", f"{sorted(found) or 'no run'}")
-        return found.pop()
 
     # --- schedules, sensors ---
 

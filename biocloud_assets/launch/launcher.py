@@ -11,6 +11,7 @@ What doesn't: submitting runs to Databricks (`step_launcher`, `pipes`), and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyspark.errors import AnalysisException
 from biocloud_assets.errors import BiocloudError, EngineError
 from biocloud_assets.launch.report import to_dagster
 from biocloud_assets.resources import LakehouseResource
-from biocloud_assets.run_step import Step, perform
+from biocloud_assets.run_step import Step, Told, perform
 from biocloud_assets.settings import Settings
 from biocloud_assets.steps import Run
 
@@ -55,7 +56,12 @@ def step_launcher(settings: Settings) -> dg.ResourceDefinition:
 
 
 def run_step(context: Context, lakehouse: LakehouseResource, step_launcher: Any, step: Step) -> Iterator[Any]:
-    """Do a step where it is to run, and yield what it reports.
+    """Do a step where it is to run, and yield what it reports, as Dagster takes it. See `reports`."""
+    return map(to_dagster, reports(context, lakehouse, step_launcher, step))
+
+
+def reports(context: Context, lakehouse: LakehouseResource, step_launcher: Any, step: Step) -> Iterator[Told]:
+    """Do a step where it is to run.
 
     Args:
         context: Dagster's, of the step.
@@ -64,18 +70,26 @@ def run_step(context: Context, lakehouse: LakehouseResource, step_launcher: Any,
         step: what is to be done.
 
     Yields:
-        `MaterializeResult` and `AssetCheckResult`.
+        what it reports.
 
     Raises:
         dg.Failure: the step failed; it may be tried again if another try can mend it.
     """
     if step_launcher is not None and hasattr(step_launcher, "run"):  # Pipes; the other one has taken over long ago
-        yield from map(to_dagster, step_launcher.run(context, step))
+        yield from step_launcher.run(context, step)
         return
     who = Run(lakehouse.engine, "dagster", context.run.run_id)
     with _no_retry_of_what_stays_wrong():
-        for report in perform(step, lakehouse.place(), who, context.log):
-            yield to_dagster(report)
+        yield from _ahead(perform(step, lakehouse.place(), lakehouse.curated(), who, context.log))
+
+
+def _ahead(told: Iterator[Told]) -> Iterator[Told]:
+    """The same, but the engine works on the next report while Dagster notes the last one, which takes it long."""
+    with ThreadPoolExecutor(1) as engine:
+        following = engine.submit(next, told, None)
+        while (report := following.result()) is not None:
+            following = engine.submit(next, told, None)
+            yield report
 
 
 @contextmanager

@@ -23,9 +23,8 @@ from databricks.sdk.service import jobs
 
 from biocloud_assets.environments import Environment
 from biocloud_assets.launch import workspace
-from biocloud_assets.run_step import SCRIPT, Step, from_message
+from biocloud_assets.run_step import SCRIPT, Step, Told, from_message
 from biocloud_assets.settings import Settings
-from biocloud_assets.steps import CheckReport, Report
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -58,7 +57,7 @@ class PipesLauncher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def run(self, context: Any, step: Step) -> Iterator[Report | CheckReport]:
+    def run(self, context: Any, step: Step) -> Iterator[Told]:
         """Do a step on a cluster.
 
         Args:
@@ -96,7 +95,8 @@ class PipesLauncher:
         yield from reports
         messages = session.get_custom_messages()
         run.raise_unless_successful(refused=any("error" in message for message in messages))
-        missing = set(step.assets) - {message["Report"]["asset"] for message in messages if "Report" in message}
+        told = [message.get("Report") or message.get("Sighting") or {} for message in messages]
+        missing = set(step.assets) - {report.get("asset") for report in told}
         if missing:
             raise dg.Failure(
                 f"Databricks run {run.id} ended well, but didn't report {', '.join(sorted(missing))}",
@@ -110,7 +110,7 @@ class PipesLauncher:
             **environment.cluster.spark_env_vars,
             **session.get_bootstrap_env_vars(),
         }
-        where = ["--landing-root", settings.landing, "--lake-root", settings.lake]
+        where = ["--landing-root", settings.landing, "--lake-root", settings.lake, "--curated-root", settings.curated]
         if environment.catalog is not None:
             where += ["--catalog", environment.catalog]
         who = ["--orchestrator", "dagster", "--run-id", op.run.run_id]
@@ -126,7 +126,7 @@ class PipesLauncher:
             },
         }
         return {
-            "run_name": f"{op.run.job_name} {key} {step.delivery or ''}".strip(),
+            "run_name": f"{op.run.job_name} {key} {step.delivery or step.run_date or ''}".strip(),
             "tasks": [jobs.SubmitTask.from_dict(task)],
             "git_source": jobs.GitSource.from_dict(
                 {
@@ -197,7 +197,8 @@ class _Run:
         state = self._state.result_state or self._state.life_cycle_state
         # Whoever cancels a run on Databricks doesn't want the next one to start a few seconds later.
         retries = not refused and state is not jobs.RunResultState.CANCELED
-        raise self._failure(f"ended as {state and state.value}: {self._reason()}", allow_retries=retries)
+        reason = workspace.reason(self._client, self._run)
+        raise self._failure(f"ended as {state and state.value}: {reason}", allow_retries=retries)
 
     def metadata(self) -> dict[str, Any]:
         """Where to look at the run."""
@@ -208,20 +209,11 @@ class _Run:
     def _state(self) -> jobs.RunState:
         return self._run.state or jobs.RunState()
 
-    def _reason(self) -> str:
-        task = self._run.tasks[0].run_id if self._run.tasks else None
-        try:
-            error = self._client.jobs.get_run_output(task).error if task is not None else None
-        except DatabricksError as unknown:  # a run that never had a cluster has no output
-            self._log.debug(f"no output: {unknown}")
-            error = None
-        return error or self._state.state_message or "no reason given"
-
     def _failure(self, text: str, *, allow_retries: bool = True) -> dg.Failure:
         return dg.Failure(f"Databricks run {self.id} {text}", metadata=self.metadata(), allow_retries=allow_retries)
 
 
-def _new_reports(session: dg.PipesSession, heard: int) -> tuple[list[Report | CheckReport], int]:
+def _new_reports(session: dg.PipesSession, heard: int) -> tuple[list[Told], int]:
     """What has been reported since, and how many messages there are now."""
     messages = session.get_custom_messages()
     reports = [from_message(message) for message in messages[heard:]]

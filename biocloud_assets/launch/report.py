@@ -10,7 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from biocloud_assets.steps import CheckReport, Report, Value
+from biocloud_assets.run_step import Told
+from biocloud_assets.steps import CheckReport, Sighting, Value
 
 
 def asset_key(address: str) -> dg.AssetKey:
@@ -18,13 +19,17 @@ def asset_key(address: str) -> dg.AssetKey:
     return dg.AssetKey(address.split("/"))
 
 
-def to_dagster(report: Report | CheckReport) -> dg.MaterializeResult | dg.AssetCheckResult:
+def to_dagster(report: Told) -> dg.MaterializeResult | dg.AssetCheckResult | dg.AssetObservation:
     """What a step yields to Dagster for a report."""
     if isinstance(report, CheckReport):
         return _check(report)
+    if isinstance(report, Sighting):
+        return dg.AssetObservation(
+            asset_key(report.asset), partition=report.partition, metadata=values(report.metadata)
+        )
     return dg.MaterializeResult(
         asset_key=asset_key(report.asset),
-        metadata=_values(report.metadata),
+        metadata=values(report.metadata),
         check_results=[_check(check) for check in report.checks],
     )
 
@@ -65,12 +70,13 @@ def _check(report: CheckReport) -> dg.AssetCheckResult:
         passed=report.passed,
         severity=dg.AssetCheckSeverity.ERROR if report.blocking else dg.AssetCheckSeverity.WARN,
         description=report.description or None,
-        metadata=_values(report.metadata),
+        metadata=values(report.metadata),
     )
 
 
-def _values(values: Mapping[str, Value]) -> dict[str, dg.MetadataValue]:
-    return {name: metadata_value(value) for name, value in values.items()}
+def values(metadata: Mapping[str, Value]) -> dict[str, dg.MetadataValue]:
+    """The values of a report as Dagster's."""
+    return {name: metadata_value(value) for name, value in metadata.items()}
 
 
 def _columns(columns: list[dict[str, str]]) -> dg.TableSchema:

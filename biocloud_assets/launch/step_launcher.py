@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster_databricks.databricks import DatabricksError
 from dagster_databricks.databricks_pyspark_step_launcher import DatabricksPySparkStepLauncher
 
 import biocloud_assets
@@ -99,6 +100,16 @@ class _Launcher(DatabricksPySparkStepLauncher):
         }
         yield from super().launch_step(step_context)
 
+    def step_events_iterator(
+        self, step_context: Any, step_key: str, databricks_run_id: int
+    ) -> Iterator[dg.DagsterEvent]:
+        try:
+            yield from super().step_events_iterator(step_context, step_key, databricks_run_id)
+        except DatabricksError as error:  # it only says that the run failed, not why
+            client = self.databricks_runner.client.workspace_client
+            reason = workspace.reason(client, client.jobs.get_run(databricks_run_id))
+            raise dg.Failure(f"{error} {reason}") from error
+
     def clear(self) -> None:
         """Remove all that was staged on DBFS."""
         self.databricks_runner.client.workspace_client.dbfs.delete(self.staging_prefix, recursive=True)
@@ -110,8 +121,10 @@ def _cluster_settings(settings: Settings) -> dict[str, str]:
         "BIOCLOUD_ENV": settings.env,
         "BIOCLOUD_ENGINE": "databricks",
         "BIOCLOUD_LAUNCHER": "none",
+        "BIOCLOUD_IN_CHARGE": settings.leader,
         "BIOCLOUD_LANDING_ROOT": settings.landing,
         "BIOCLOUD_LAKE_ROOT": settings.lake,
+        "BIOCLOUD_CURATED_ROOT": settings.curated,
         "BIOCLOUD_CATALOG": settings.environment.catalog,
     }
     return {name: value for name, value in given.items() if value is not None}

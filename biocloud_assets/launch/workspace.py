@@ -16,6 +16,7 @@ from biocloud_assets.settings import Settings
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.service.jobs import Run
 
 _RETRY_SECONDS = 300
 
@@ -45,6 +46,18 @@ def client(settings: Settings) -> WorkspaceClient:
     # It repeats what got lost or was throttled, but for no longer than a step may wait for its cluster.
     retry_seconds = min(_RETRY_SECONDS, settings.environment.start_timeout_seconds)
     return WorkspaceClient(config=Config(host=host(settings), product="biocloud", retry_timeout_seconds=retry_seconds))
+
+
+def reason(client: WorkspaceClient, run: Run) -> str:
+    """Why a run ended as it did, in the words of Databricks: those of the script, if it came that far."""
+    from databricks.sdk.errors.base import DatabricksError
+
+    task = run.tasks[0].run_id if run.tasks else None
+    try:
+        error = client.jobs.get_run_output(task).error if task is not None else None
+    except DatabricksError:  # a run that never had a cluster has no output, only a state
+        error = None
+    return error or (run.state and run.state.state_message) or "no reason given"
 
 
 def idempotency_token(run_id: str, step_key: str, attempt: int) -> str:

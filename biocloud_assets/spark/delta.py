@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark.sql import functions as F
@@ -72,14 +73,77 @@ def partition_values(lake: DataLake, path: str, column: str) -> set[str]:
 
 def partition_size(lake: DataLake, path: str, column: str, value: str) -> tuple[int, int]:
     """The size of a partition's files in bytes, and the version of the table."""
-    import pyarrow as pa
+    sizes, version = partition_sizes(lake, path, column)
+    return sizes.get(value, 0), version
+
+
+def partition_sizes(lake: DataLake, path: str, column: str) -> tuple[dict[str, int], int]:
+    """The size of each partition's files in bytes, and the version of the table; -1 where there is none."""
+    table = open_table(lake, path)
+    if table is None:
+        return {}, -1
+    sizes: dict[str, int] = {}
+    for value, _, size in _files(table, column):
+        sizes[value] = sizes.get(value, 0) + size
+    return sizes, table.version()
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of one table.
+
+    Attributes:
+        table: the table's identifier: one that was made anew in the same place has another.
+        number: counts its commits.
+    """
+
+    table: str
+    number: int
+
+
+def changed_partitions(
+    lake: DataLake, path: str, column: str, since: Version | None
+) -> tuple[Version | None, set[str]]:
+    """What has happened to a table: its version, and the partitions that hold other files than before.
+
+    Args:
+        lake: the lake.
+        path: the table's path in it.
+        column: the column that it is partitioned by.
+        since: the version to compare with. Where there is none, or the history no longer goes back so far, or it is of
+            another table, all partitions count as changed.
+
+    Returns:
+        the version, None where there is no table; and the values of the partition column. A partition that was emptied
+        isn't among them.
+    """
+    from deltalake.exceptions import DeltaError
 
     table = open_table(lake, path)
     if table is None:
-        return 0, -1
+        return None, set()
+    now = Version(str(table.metadata().id), table.version())
+    if now == since:
+        return now, set()
+    before: set[tuple[str, str, int]] = set()
+    files = set(_files(table, column))
+    if since is not None and since.table == now.table and since.number < now.number:
+        try:
+            table.load_as_version(since.number)
+            before = set(_files(table, column))
+        except DeltaError:  # cleaned up
+            before = set()
+    return now, {value for value, _, _ in files - before}
+
+
+def _files(table: DeltaTable, column: str) -> list[tuple[str, str, int]]:
+    """The files of a table: partition, path, bytes."""
+    import pyarrow as pa
+
     files = pa.table(table.get_add_actions(flatten=True)).to_pydict()
-    in_partition = zip(files[f"partition.{column}"], files["size_bytes"], strict=True) if files["path"] else ()
-    return sum(size for partition, size in in_partition if partition == value), table.version()
+    if not files["path"]:  # then it doesn't name the partition's column either
+        return []
+    return list(zip(files[f"partition.{column}"], files["path"], files["size_bytes"], strict=True))
 
 
 def replace_partition(

@@ -57,6 +57,8 @@ class Site:
             "landing_root": str(self.landing),
             "lake_root": str(self.lake),
             "curated_root": str(root / "curated"),
+            "dags": "s3://airflow/dags",
+            "in_charge": "dagster",
             "catalog": "sail",
             "git": {"url": GIT_URL},
             "cluster": {
@@ -93,20 +95,21 @@ class Site:
     def run(
         self,
         instance: dg.DagsterInstance,
-        delivery: str,
+        partition: str,
         launcher: str,
         *assets: str,
-        tags: dict[str, str] | None = None,
+        job: str = "dsi_raw",
     ) -> dg.ExecuteJobResult:
-        """Run `dsi_raw` for a delivery as Dagster's daemon would: in processes, from the code location."""
+        """Run a job for a delivery or a day as Dagster's daemon would: in processes, from the code location."""
         self.set(BIOCLOUD_LAUNCHER=launcher)
         self._patch.setattr(definitions, "defs", build_definitions(Settings.load()))
-        instance.add_dynamic_partitions(str(deliveries.name), [delivery])
+        if job == "dsi_raw":
+            instance.add_dynamic_partitions(str(deliveries.name), [partition])
         repository = ReconstructableRepository.for_module("biocloud_assets.definitions", "defs")
         return dg.execute_job(
-            repository.get_reconstructable_job("dsi_raw"),
+            repository.get_reconstructable_job(job),
             instance=instance,
-            tags={"dagster/partition": delivery, **(tags or {})},
+            tags={"dagster/partition": partition},
             asset_selection=[dg.AssetKey(asset.split("/")) for asset in assets] or None,
         )
 

@@ -172,7 +172,6 @@ def test_a_job_gives_the_same_on_databricks_as_at_home(
     there = {path: rows(site.lake, path) for path in ALL}
     site.lake.rename(site.root / "elsewhere")
 
-    monkeypatch.delenv("BIOCLOUD_ENV")
     home = site.job("none").execute_in_process(instance=instance, partition_key=DELIVERY)
     assert {path: rows(site.lake, path) for path in ALL} == there
     assert metadata(away.all_events) == metadata(home.all_events)
@@ -184,6 +183,25 @@ def test_a_job_gives_the_same_on_databricks_as_at_home(
     written = everything(site, instance, away.run_id)
     for secret in (site.workspace.token, *secrets.values()):
         assert secret not in written
+
+
+@pytest.mark.databricks
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("launcher", ["step_launcher", "pipes"])
+def test_the_delivery_back_runs_on_databricks_too(site: Site, instance: dg.DagsterInstance, launcher: str) -> None:
+    site.land(DELIVERY)
+    instance.add_dynamic_partitions("dsi_delivery", [DELIVERY])
+    assert site.job("none").execute_in_process(instance=instance, partition_key=DELIVERY).success
+    (site.root / "curated/dsi/2025-01-01").mkdir(parents=True)
+    (site.root / "curated/dsi/2025-01-01/file").write_text("old")
+    result = site.run(instance, "2026-02-01", launcher, job="dsi_curated")
+    assert result.success, failures(result)
+    assert set(metadata(result.all_events)) == {"curated/dsi/observation", "curated/dsi/manifest", "curated/dsi/days"}
+    seen = [event.asset_observation_data.asset_observation for event in result.all_events if event.is_asset_observation]
+    assert [(found.asset_key.path[-1], found.partition) for found in seen] == [("observation", "2025-01-01")]
+    assert sorted(path.name for path in (site.root / "curated/dsi").iterdir()) == ["2026-02-01"]
+    assert (site.root / "curated/dsi/2026-02-01/manifest.json").exists()
+    assert len(site.workspace.runs) == 3
 
 
 @pytest.mark.databricks

@@ -23,7 +23,10 @@ except ImportError:  # Airflow 2
     from airflow.decorators import task
     from airflow.operators.trigger_dagrun import TriggerDagRunOperator
 
-from airflow.timetables.trigger import CronTriggerTimetable
+try:  # Airflow 3: without a description of the cron schedule, which takes longer than all the rest
+    from airflow.sdk import CronTriggerTimetable
+except ImportError:
+    from airflow.timetables.trigger import CronTriggerTimetable
 
 STARTS = "dsi_raw"
 LANDING_BUCKET, LANDING = "example-dsi-development", "dsi"  # below it lies <delivery>/<folder>/*.parquet

@@ -21,7 +21,11 @@ except ImportError:  # Airflow 2
 
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksSubmitRunOperator
-from airflow.timetables.trigger import CronTriggerTimetable
+
+try:  # Airflow 3: without a description of the cron schedule, which takes longer than all the rest
+    from airflow.sdk import CronTriggerTimetable
+except ImportError:
+    from airflow.timetables.trigger import CronTriggerTimetable
 
 GIT_SOURCE = {
     "git_url": "https://gitlab.com/example/biocloud.git",

@@ -12,6 +12,7 @@ delivery whose source has changed is taken out of the log before its first table
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -40,9 +41,11 @@ class Place:
     catalog: str | None = None
 
 
-_inspected: dict[tuple[str, str, str], Inspection] = {}
-"""What this process has inspected, by landing root, delivery and fingerprint: files that didn't change since need no
-second look by the next step."""
+_inspected: dict[tuple[str, str, str], tuple[dict[str, int | None], Inspection]] = {}
+"""What this process has inspected, by landing root, delivery and fingerprint, with the tables' versions at that time:
+files that didn't change since need no second look by the next step."""
+
+_inspecting = threading.Lock()
 
 
 def inspect(place: Place, delivery: str, *, again: bool = False) -> Inspection:
@@ -51,17 +54,27 @@ def inspect(place: Place, delivery: str, *, again: bool = False) -> Inspection:
     Args:
         place: where it runs.
         delivery: the delivery's name.
-        again: look again, also if this process has seen the same files.
+        again: look again, also if this process has seen the same files, unless the lake is as it was then, too.
 
     Raises:
         DeliveryNameError: `delivery` is not a delivery's name.
     """
     contents = look(place.landing, delivery)
     key = (place.landing.root, delivery, contents.fingerprint)
-    if again or key not in _inspected:
-        _inspected.clear()  # one delivery at a time is enough, and its files' schemas aren't small
-        _inspected[key] = validate(place.spark, place.landing, place.lake, contents)
-    return _inspected[key]
+    with _inspecting:  # who asks for what another thread is looking at waits for that
+        seen = _inspected.get(key)
+        if seen is None or (again and seen[0] != _referred(place)):
+            _inspected.clear()  # one delivery at a time is enough, and its files' schemas aren't small
+            seen = _referred(place), validate(place.spark, place.landing, place.lake, contents)
+            _inspected[key] = seen
+        return seen[1]
+
+
+def _referred(place: Place) -> dict[str, int | None]:
+    """The versions of the tables that a delivery's references may lead to."""
+    fields = [item for folder in contract.FOLDERS for _, item in contract.walk(folder.fields)]
+    paths = {contract.table(item.references).path for item in fields if item.references is not None}
+    return {place.lake.uri(path): delta.version(place.lake, path) for path in paths}
 
 
 def inspect_or_refuse(place: Place, delivery: str) -> Inspection:

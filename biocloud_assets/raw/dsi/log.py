@@ -6,6 +6,7 @@ can. What doesn't: writing it, which is the last step of `ingest`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from biocloud_assets.lake import DataLake
@@ -23,8 +24,13 @@ def ingested(lake: DataLake) -> set[str]:
 
 def read(lake: DataLake, delivery: str) -> dict[str, Any] | None:
     """What the log says of one delivery (the columns of `contract.LOG`); None if it is not ingested."""
-    table = delta.open_table(lake, LOG.path)
+    return read_all(lake, [delivery]).get(delivery)
+
+
+def read_all(lake: DataLake, deliveries: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What the log says of some deliveries, by their names; those that are not ingested are left out."""
+    table = delta.open_table(lake, LOG.path) if deliveries else None
     if table is None:
-        return None
-    rows = table.to_pyarrow_table(filters=[(DELIVERY_COLUMN, "=", delivery)]).to_pylist()
-    return dict(rows[0]) if rows else None
+        return {}
+    rows = table.to_pyarrow_table(filters=[(DELIVERY_COLUMN, "in", list(deliveries))]).to_pylist()
+    return {row[DELIVERY_COLUMN]: dict(row) for row in rows}

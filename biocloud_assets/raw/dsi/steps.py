@@ -98,16 +98,16 @@ def check(place: Place, checks: Collection[str], delivery: str | None) -> Iterat
                 hint="See docs/data-architecture/raw/dsi.md for the tables and their checks.",
             )
     tables = tuple(table for table in TABLES if any(known[check] == table for check in chosen))
-    for finding in quality.examine(place, tables, delivery):
-        if f"{contract.table(finding.table).path}:{finding.check}" not in chosen:
-            continue
-        yield CheckReport(
-            contract.table(finding.table).path,
-            finding.check,
-            passed=finding.passed,
-            blocking=finding.check in BLOCKING,
-            description=f"expected {finding.expected}, found {finding.found}",
-        )
+    for table in tables:
+        for finding in quality.examine(place, (table,), delivery):
+            if f"{table.path}:{finding.check}" in chosen:
+                yield CheckReport(
+                    table.path,
+                    finding.check,
+                    passed=finding.passed,
+                    blocking=finding.check in BLOCKING,
+                    description=f"expected {finding.expected}, found {finding.found}",
+                )
 
 
 def _inspect(place: Place, folders: list[Folder], delivery: str, log: logging.Logger) -> Iterator[Report]:

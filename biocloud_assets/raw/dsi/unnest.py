@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import DataType
 
-_INDEX, _ELEMENT, _ABOVE = "_index", "_element", "_rescued_above"
+_INDEX, _ELEMENT, _ITEMS, _ABOVE = "_index", "_element", "_items", "_rescued_above"
 
 
 def unnest(records: DataFrame, table: Table) -> DataFrame:
@@ -55,9 +55,11 @@ def unnest(records: DataFrame, table: Table) -> DataFrame:
             inner = levels[depth + 1]
             explode = F.posexplode_outer if table.keeps_empty and depth == len(levels) - 2 else F.posexplode
             items = _resolve(get, inner.removesuffix("[]"), level)
-            frame = frame.select(*done, *here, explode(items).alias(_INDEX, _ELEMENT))
+            # Whatever stands beside a list is copied for each of its elements: so first all else is left out.
+            frame = frame.select(*done, *here, items.alias(_ITEMS))
             done = [F.col(column.name) for shallower in levels[: depth + 1] for column in by_level[shallower]]
             done += [F.col(_ABOVE)] if depth and table.keeps_empty else []
+            frame = frame.select(*done, explode(_ITEMS).alias(_INDEX, _ELEMENT))
             get = lambda name: F.col(_ELEMENT).getField(name)  # noqa: E731
         else:
             frame = frame.select(*done, *here)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -558,7 +558,7 @@ class _Examination:
         faults = []
         for file in self.files:
             frame = source.read(self.spark, self.landing, self.folder, [file])
-            exploded, tests, _ = _chain(frame, self.folder, levels, unusable | file.unusable)
+            exploded, tests, _ = _chain(frame, self.folder, levels, unusable | file.unusable, with_id=True)
             for test in tests:
                 if (test.kind, test.column) in labels:
                     hits = exploded.where(F.coalesce(test.fails, F.lit(False)))
@@ -607,9 +607,16 @@ def _chains(folder: Folder) -> list[tuple[str, ...]]:
 
 
 def _chain(
-    frame: DataFrame, folder: Folder, levels: tuple[str, ...], unusable: frozenset[str]
+    frame: DataFrame, folder: Folder, levels: tuple[str, ...], unusable: frozenset[str], *, with_id: bool = False
 ) -> tuple[DataFrame, list[_Test], dict[str, Column]]:
     """A folder's records with a chain of lists exploded, what to test in it, and what to count.
+
+    Args:
+        frame: the records.
+        folder: the folder.
+        levels: the chain's lists, outermost first; none for the records as they are.
+        unusable: the paths of fields that can't be tested.
+        with_id: whether the rows have the key of their record, as `_id`, also where lists are exploded.
 
     Returns:
         a frame with one row for each innermost element (and one for each list that has none), the tests, and for each
@@ -619,27 +626,36 @@ def _chain(
     def usable(path: str) -> bool:
         return not any(path == bad or path.startswith((f"{bad}.", f"{bad}[")) for bad in unusable)
 
-    exploded = frame.select(F.col(folder.key).alias("_id"), "*") if not levels else frame
-    for depth, level in enumerate(levels):
-        outer = levels[depth - 1] if depth else ""
-        inside = level.removesuffix("[]").removeprefix(outer).removeprefix(".")
-        items = _get(F.col(f"_e{depth - 1}") if depth else None, inside)
-        carried = ["_id", *(f"_{part}{above}" for above in range(depth) for part in "ie")] if depth else []
-        start = [F.col(folder.key).alias("_id")] if not depth else []
-        exploded = exploded.select(*start, *carried, F.posexplode_outer(items).alias(f"_i{depth}", f"_e{depth}"))
-
-    tests: list[_Test] = []
-    for depth, level in enumerate(("", *levels)):
-        element = None if not depth else F.col(f"_e{depth - 1}")
+    def tests_at(depth: int, element: Column | None) -> Iterator[_Test]:
+        level = ("", *levels)[depth]
         if element is not None and usable(level.removesuffix("[]")):
             null = F.col(f"_i{depth - 1}").isNotNull() & element.isNull()
-            # Above the innermost level an element has as many rows as its list: it is looked at in the first of them.
-            first = _first_of(depth, levels)
-            tests.append(_Test(Kind.NULL_ELEMENT, level, "no null in the list", null & first, "null elements"))
-        if depth == 0 and levels:
-            continue  # the records were looked at in the pass that explodes nothing
+            yield _Test(Kind.NULL_ELEMENT, level, "no null in the list", null, "null elements")
         fields = folder.fields if element is None else _element_fields(folder, level)
-        tests += [test for test in _tests(element, fields, level, _first_of(depth, levels)) if usable(test.column)]
+        yield from (test for test in _tests(element, fields, level) if usable(test.column))
+
+    exploded = frame.select(F.col(folder.key).alias("_id"), "*") if not levels else frame
+    tests = [] if levels else list(tests_at(0, None))
+    element: Column | None = None
+    kept = [F.col(folder.key).alias("_id")] if with_id else []
+    names = ["_id"] if with_id else []
+    for depth, level in enumerate(levels, start=1):
+        outer = levels[depth - 2] if depth > 1 else ""
+        items = _get(element, level.removesuffix("[]").removeprefix(outer).removeprefix("."))
+        # Whatever stands beside a list is copied for each of its elements. So first all is left out but what the tests
+        # say of the element above, which is looked at in the first of its rows.
+        exploded = exploded.select(*kept, items.alias("_items"))
+        exploded = exploded.select(*names, F.posexplode_outer("_items").alias(f"_i{depth - 1}", "_e"))
+        element = F.col("_e")
+        found = list(tests_at(depth, element))
+        if depth < len(levels):
+            results = {f"_t{depth}_{number}": test.fails for number, test in enumerate(found)}
+            first = _first_of(depth, levels)
+            found = [replace(test, fails=F.col(name) & first) for name, test in zip(results, found, strict=True)]
+            names.append(f"_i{depth - 1}")
+            kept = [*map(F.col, names), *(test.alias(name) for name, test in results.items())]
+            names += results
+        tests += found
 
     counts: dict[str, Column] = {}
     if not levels:
@@ -683,7 +699,7 @@ def _element_fields(folder: Folder, level: str) -> tuple[Field, ...]:
     return type_.element.fields
 
 
-def _tests(element: Column | None, fields: tuple[Field, ...], level: str, first: Column) -> Iterator[_Test]:
+def _tests(element: Column | None, fields: tuple[Field, ...], level: str) -> Iterator[_Test]:
     """What to test in the fields of one structure, outside the lists in it."""
     prefix = f"{level}." if level else ""
     for path, item in contract.walk(fields):
@@ -698,12 +714,11 @@ def _tests(element: Column | None, fields: tuple[Field, ...], level: str, first:
             low, high = item.range
             kind = Kind.PROBABILITY_RANGE if item.name == "probability" else Kind.BOX_RANGE
             # NaN is greater than every number to Spark, and so outside too.
-            outside = first & ~value.between(low, high)
-            yield _Test(kind, column, f"{low:g} to {high:g}", outside, "values outside")
+            yield _Test(kind, column, f"{low:g} to {high:g}", ~value.between(low, high), "values outside")
     names = {item.name for item in fields}
     if "box" in names:
         for start, end in contract.BOX_SIDES:
-            inverted = first & (_get(element, f"box.{start}") > _get(element, f"box.{end}"))
+            inverted = _get(element, f"box.{start}") > _get(element, f"box.{end}")
             column = f"{prefix}box.{start}"
             yield _Test(Kind.BOX_INVERTED, column, f"{start} not greater than {end}", inverted, "inverted boxes")
 
@@ -726,7 +741,7 @@ def _references_to_nowhere(
                 value = F.col("_e").getField(names[1])
             else:
                 value = F.col(path)
-            open_ = values.select(value.alias("id")).where(F.col("id").isNotNull()).distinct()
+            open_ = values.select(value.alias("id")).where(F.col("id").isNotNull())
             if item.references in frames:
                 there = frames[item.references].select(F.col(contract.folder(item.references).key).alias("id"))
                 open_ = open_.join(there, "id", "left_anti")
@@ -738,6 +753,7 @@ def _references_to_nowhere(
                 uri = lake.uri(contract.table(item.references).path)
                 table = spark.read.format("delta").load(uri).where(F.col(contract.DELIVERY_COLUMN) != delivery)
                 open_ = open_.join(table.select(F.col(key).alias("id")), "id", "left_anti")
+            open_ = open_.distinct()
             missing = [row[0] for row in open_.orderBy("id").limit(3).collect()]
             if missing:
                 count = open_.count()

@@ -45,7 +45,7 @@ class World:
     def __init__(self, root: Path, instance: dg.DagsterInstance, reference: InstanceRef, days: int = 30) -> None:
         self.landing_root, self.lake_root, self.instance = root / "in", root / "out", instance
         self.lakehouse = LakehouseResource(
-            landing_root=str(self.landing_root), lake_root=str(self.lake_root), engine="sail"
+            landing_root=str(self.landing_root), lake_root=str(self.lake_root), curated_root="nowhere", engine="sail"
         )
         self.reference = reference
         self.repository = repository(days)

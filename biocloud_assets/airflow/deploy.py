@@ -1,0 +1,199 @@
+"""Bringing the folder from which Airflow syncs its DAGs in step with the export.
+
+What belongs here: what may be deployed, what has to change in the bucket, and changing it. What doesn't: making the
+export (`collect`, `model`, `render`), and showing the plan (`cli`).
+
+    committed export  ── as a fresh one? ──►  the export for the branch  ── parses? ──►  plan  ──►  uploads, removals
+
+The committed export is that of the default branch: by it one sees in a merge request what will change. What is uploaded
+is rendered for the branch that is deployed, so that Databricks runs that branch's code.
+
+A file is ours if it has the two labels (S3's user-defined metadata) with which this module writes it: the environment,
+and its own name, so that a copy under another name isn't. Whether it has changed is told by its bytes: an ETag is no
+digest of an object that was uploaded in parts or encrypted with a key.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from biocloud_assets.errors import DeployError
+from biocloud_assets.lake import DataLake
+
+DEFAULT_BRANCH = "main"
+"""The branch for which the committed export is made, and the only one that goes to production."""
+
+EXPORT_ROOT = Path("airflow_export")
+"""The folder of the committed export, below which each environment has one."""
+
+_DAGS = "dags/"
+_ENVIRONMENT_LABEL = "biocloud-export"
+_NAME_LABEL = "biocloud-file"
+
+EnvironmentName = Literal["development", "production"]
+
+Export = Callable[[EnvironmentName, str], Mapping[str, str]]
+"""Makes the export for an environment and a branch: its files by their path below `airflow_export/<environment>`."""
+
+Kind = Literal["new", "changed", "same", "removed", "not ours"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of one file below the prefix.
+
+    Attributes:
+        path: relative to the prefix.
+        kind: `new` and `changed` are uploaded, `removed` is deleted, `same` and `not ours` are left as they are.
+        size: bytes that it has afterwards, or had if it is removed.
+    """
+
+    path: str
+    kind: Kind
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a deployment does.
+
+    Attributes:
+        environment: where to.
+        branch: whose code the DAGs run.
+        target: the folder in the bucket.
+        files: the DAG files by their path below the target.
+        changes: one for each file that is there or is to be.
+    """
+
+    environment: str
+    branch: str
+    target: DataLake
+    files: Mapping[str, bytes]
+    changes: tuple[Change, ...]
+
+    def of(self, *kinds: Kind) -> list[Change]:
+        """The changes of some kinds."""
+        return [change for change in self.changes if change.kind in kinds]
+
+
+def prepare(
+    environment: EnvironmentName, branch: str, target: DataLake, export: Export, committed: Path = EXPORT_ROOT
+) -> Plan:
+    """Find out what a deployment would do. Nothing is written.
+
+    Args:
+        environment: `development` or `production`.
+        branch: the branch whose code the DAGs are to run.
+        target: the folder in the bucket.
+        export: makes the export.
+        committed: the folder of the committed export.
+
+    Raises:
+        DeployError: the branch is not for this environment, the committed export is stale, a DAG doesn't parse, there
+            are none, or there is a file in the place of one that isn't ours.
+        LakeError: the bucket can't be read.
+    """
+    if environment == "production" and branch != DEFAULT_BRANCH:
+        raise DeployError(
+            f"branch {branch}",
+            expected=f"{DEFAULT_BRANCH}, the only branch that goes to production",
+            found=branch,
+            hint=f"Merge it first, or deploy it to development. On {DEFAULT_BRANCH}: --git-branch {DEFAULT_BRANCH}.",
+        )
+    fresh = export(environment, DEFAULT_BRANCH)
+    _refuse_stale(environment, committed / environment, fresh)
+    files = dags(environment, fresh if branch == DEFAULT_BRANCH else export(environment, branch))
+    return Plan(environment, branch, target, files, _changes(environment, target, files))
+
+
+def dags(environment: str, exported: Mapping[str, str]) -> dict[str, bytes]:
+    """The DAG files of an export, by their path below the folder that Airflow syncs.
+
+    Raises:
+        DeployError: one of them is no Python, or there are none.
+    """
+    files = {path.removeprefix(_DAGS): text for path, text in exported.items() if path.startswith(_DAGS)}
+    if not files:
+        raise DeployError(
+            f"the export for {environment}",
+            expected="at least one DAG",
+            found="none, and an empty export would remove all that are deployed",
+            hint="Look at `biocloud airflow export`.",
+        )
+    faults = []
+    for path, text in files.items():
+        try:
+            ast.parse(text, filename=path)
+        except (SyntaxError, ValueError) as error:
+            faults.append(f"{path}: {error}")
+    if faults:
+        raise DeployError(
+            f"the export for {environment}",
+            expected="files that Python can parse",
+            found="\n".join(["", *(f"  - {fault}" for fault in faults), ""]),
+            hint="Nothing was deployed. Mend the template and export again.",
+        )
+    return {path: text.encode() for path, text in files.items()}
+
+
+def apply(plan: Plan) -> None:
+    """Upload what is new or changed, then remove what is gone. Each file is one request, so it is whole or as it was.
+
+    If it is interrupted, the next deployment does the rest.
+
+    Raises:
+        LakeError: the bucket can't be written.
+    """
+    for change in plan.of("new", "changed"):
+        plan.target.write(change.path, plan.files[change.path], labels=_labels(plan.environment, change.path))
+    if gone := plan.of("removed"):
+        plan.target.delete([change.path for change in gone])
+
+
+def _labels(environment: str, path: str) -> dict[str, str]:
+    return {_ENVIRONMENT_LABEL: environment, _NAME_LABEL: path}
+
+
+def _changes(environment: str, target: DataLake, files: Mapping[str, bytes]) -> tuple[Change, ...]:
+    found = {file.path: file for file in target.walk()}
+    ours = {path for path in found if target.labels(path) == _labels(environment, path)}
+    if foreign := sorted(files.keys() & found.keys() - ours):
+        raise DeployError(
+            ", ".join(target.uri(path) for path in foreign),
+            expected=f"no file, or one that a deployment to {environment} has put there",
+            found="another one",
+            hint="Nothing was deployed. Move it away, or rename the DAG.",
+        )
+    changes = []
+    for path in sorted(files.keys() | found.keys()):
+        data = files.get(path)
+        kind: Kind
+        if data is None:
+            kind = "removed" if path in ours else "not ours"
+        elif path not in found:
+            kind = "new"
+        else:
+            kind = "same" if target.read(path) == data else "changed"
+        changes.append(Change(path, kind, found[path].size if data is None else len(data)))
+    return tuple(changes)
+
+
+def _refuse_stale(environment: str, folder: Path, fresh: Mapping[str, str]) -> None:
+    there = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    stale = [path for path, text in fresh.items() if there.get(path) != text.encode()]
+    stale += sorted(there.keys() - fresh.keys())
+    if stale:
+        raise DeployError(
+            str(folder),
+            expected="the export of the definitions as they are now",
+            found=f"another one: {', '.join(sorted(stale))}",
+            hint="Nothing was deployed. Run `uv run biocloud airflow export`, look at the diff, and commit it.",
+        )

@@ -1,0 +1,5 @@
+"""What is delivered back to DSI: one folder a day, with the observations in Darwin Core terms and a manifest.
+
+Data code: `paths`, `observation`, `publication`, `manifest`, `cleanup`, `plot`, and `steps`, which orchestrators
+run. Dagster's view: `assets`, `jobs`, `schedules`, `sensors`. Documentation: docs/data-architecture/curated/dsi.md.
+"""

@@ -1,0 +1,39 @@
+"""The job that delivers back to DSI, and its schedule."""
+
+import dagster as dg
+
+from biocloud_assets.curated.dsi.assets import DAYS, MANIFEST, OBSERVATION
+from biocloud_assets.raw.dsi import log
+from biocloud_assets.resources import LakehouseResource
+from biocloud_assets.settings import Settings
+
+dsi_curated = dg.define_asset_job(
+    "dsi_curated",
+    selection=dg.AssetSelection.assets(OBSERVATION, MANIFEST, DAYS),
+    description="Publish the observations of a day for DSI, write the manifest, and delete the folders of old days.",
+    tags={"domain": "dsi"},
+)
+
+
+def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """The daily schedule: on where Dagster is in charge."""
+
+    @dg.schedule(
+        job=dsi_curated,
+        name="dsi_curated_daily",
+        cron_schedule="30 6 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING
+        if settings.leader == "dagster"
+        else dg.DefaultScheduleStatus.STOPPED,
+        description="Publishes the state of the day, once a day.",
+    )
+    def dsi_curated_daily(
+        context: dg.ScheduleEvaluationContext, lakehouse: LakehouseResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        if not log.ingested(lakehouse.lake()):
+            return dg.SkipReason("nothing is ingested yet")
+        day = context.scheduled_execution_time.date().isoformat()
+        return dg.RunRequest(run_key=day, partition_key=day)
+
+    return dsi_curated_daily

@@ -1,0 +1,374 @@
+"""The bundled sample, published: compared with its source, in a folder and in S3, by Dagster and by the command."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from places import assert_manifests_match, contents, ingest_all, place_in, published
+
+from biocloud_assets import cli
+from biocloud_assets.curated.dsi import steps
+from biocloud_assets.curated.dsi.assets import DAYS, MANIFEST, OBSERVATION
+from biocloud_assets.curated.dsi.reports import LOG_VERSION
+from biocloud_assets.definitions import build_definitions
+from biocloud_assets.errors import LakeError, RunDateError, TableError
+from biocloud_assets.lake import DataLake
+from biocloud_assets.raw.dsi import contract, ingest
+from biocloud_assets.raw.dsi.current import current, snapshot
+from biocloud_assets.resources import LakehouseResource
+from biocloud_assets.sample import land_bundled
+from biocloud_assets.settings import Settings
+
+# --- the Camtrap DP example -------------------------------------------------------------------------------------------
+
+
+def lines(name: str) -> list[dict[str, str]]:
+    with (Path(__file__).parent / "camtrap" / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[ingest.Place, Path]:
+    root = tmp_path_factory.mktemp("sample")
+    place = place_in(root)
+    ingest_all(place, *land_bundled(place.landing))
+    return place, root
+
+
+def utc(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def test_every_observation_of_a_medium_agrees_with_the_source(sample: tuple[ingest.Place, Path]) -> None:
+    """One by one: species, date, position, medium, probability, who identified it, event and deployment."""
+    rows = published(*sample, "2023-02-07")
+    deployments = {line["deploymentID"]: line for line in lines("deployments.csv")}
+    media = {line["mediaID"]: line for line in lines("media.csv")}
+    source = [line for line in lines("observations.csv") if line["observationLevel"] == "media"]
+    assert len(source) == 513
+    expected = []
+    for line in source:
+        deployment = deployments[line["deploymentID"]]
+        expected.append(
+            {
+                "regionGroupID": line["observationID"],
+                "eventID": line["eventID"],
+                "parentEventID": line["deploymentID"],
+                "eventDate": utc(line["eventStart"]),
+                "scientificName": line["scientificName"] or None,
+                "occurrenceStatus": "present" if line["scientificName"] else None,
+                "organismID": line["individualID"] or None,
+                "decimalLatitude": float(deployment["latitude"]),
+                "decimalLongitude": float(deployment["longitude"]),
+                "coordinateUncertaintyInMeters": float(deployment["coordinateUncertainty"]),
+                "locality": deployment["locationName"],
+                "habitat": deployment["habitat"],
+                "samplingEffort": f"{utc(deployment['deploymentStart'])}/{utc(deployment['deploymentEnd'])}",
+                "sensorID": deployment["cameraID"],
+                "associatedMedia": media[line["mediaID"]]["filePath"],
+                "probability": number(line["classificationProbability"]),
+                # The version of a model is a field of its own in the contract.
+                "identifiedBy": line["classifiedBy"].replace(" Version ", " "),
+                "basisOfRecord": "MachineObservation",
+                "samplingProtocol": "camera",
+            }
+        )
+    compared = [{name: row[name] for name in expected[0]} for row in rows]
+    by_group = sorted(compared, key=lambda row: row["regionGroupID"])
+    assert by_group == sorted(expected, key=lambda row: row["regionGroupID"])
+
+
+def test_what_can_not_agree_is_what_the_docs_say(sample: tuple[ingest.Place, Path]) -> None:
+    """Observations of whole events have no region group; the time of a result is that of its last classification."""
+    rows = published(*sample, "2023-02-07")
+    source = lines("observations.csv")
+    assert len(source) - len(rows) == sum(line["observationLevel"] == "event" for line in source) == 36
+    by_group = {line["observationID"]: line for line in source}
+    for row in rows:
+        line = by_group[row["regionGroupID"]]
+        same_result = [
+            utc(other["classificationTimestamp"])
+            for other in source
+            if (other["eventID"], other["classifiedBy"]) == (line["eventID"], line["classifiedBy"])
+            and other["classificationTimestamp"]
+        ]
+        assert row["dateIdentified"] == max(same_result, default=None)
+
+
+def test_a_day_knows_what_was_delivered_until_its_end(sample: tuple[ingest.Place, Path]) -> None:
+    place, root = sample
+    assert len(published(place, root, "2020-12-31")) == 0, "people's results for whole events only"
+    assert len(published(place, root, "2021-10-10")) == 0
+    assert len(published(place, root, "2021-10-11")) == 20
+    assert len(published(place, root, "2023-02-06")) == 20
+    with pytest.raises(TableError, match="expected an ingested delivery of 2020-07-09 or earlier, found none"):
+        published(place, root, "2020-07-09")
+    with pytest.raises(RunDateError):
+        published(place, root, "2020-07-32")
+    assert snapshot(place.lake, date(2021, 10, 11)).deliveries == place.landing.list("dsi").folders[:3]
+
+
+# --- in a folder and in S3 --------------------------------------------------------------------------------------------
+
+
+def test_two_days_are_published_once_and_the_older_one_goes(sample: tuple[ingest.Place, Path], lake: DataLake) -> None:
+    """`lake` is the curated layer, in a folder and in S3."""
+    place, _ = sample
+
+    def deliver(day: str, days: int) -> tuple[int, bool, list[str]]:
+        published = steps.publish(place.spark, place.lake, lake, day)
+        written = steps.manifest(lake, day).written
+        cleaned = steps.cleanup(lake, day, days)
+        return published.changed, written, [str(removal.date) for removal in cleaned.removals]
+
+    assert deliver("2021-12-01", 30) == (1, True, [])
+    assert deliver("2023-02-07", 1000) == (1, True, [])
+    assert assert_manifests_match(lake) == ["2021-12-01", "2023-02-07"]
+
+    before, listed = contents(lake), list(lake.walk())
+    assert deliver("2021-12-01", 1000) == deliver("2023-02-07", 1000) == (0, False, [])
+    assert (contents(lake), list(lake.walk())) == (before, listed), "not one file was written again"
+
+    assert deliver("2023-02-07", 433) == (0, False, []), "exactly on the cutoff"
+    assert deliver("2023-02-07", 432) == (0, False, ["2021-12-01"])
+    assert contents(lake) == {path: data for path, data in before.items() if "2023-02-07" in path}
+
+
+def test_a_dry_run_of_each_step_changes_nothing(sample: tuple[ingest.Place, Path], lake: DataLake) -> None:
+    place, _ = sample
+    told = steps.publish(place.spark, place.lake, lake, "2023-02-07", dry_run=True)
+    assert (told.rows, told.changed, told.dry_run) == (513, 1, True)
+    assert contents(lake) == {}
+    assert steps.manifest(lake, "2023-02-07", dry_run=True).files == 0
+    with pytest.raises(LakeError, match="expected a day that was published, found no observations"):
+        steps.manifest(lake, "2023-02-07")
+    assert contents(lake) == {}
+
+
+def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[ingest.Place, Path]) -> None:
+    place = sample[0]
+    there = ingest.Place(place.spark, place.landing, DataLake.at(f"{s3_root}/lake", endpoint=s3_server))
+    newest = place.landing.list("dsi").folders[-1]
+    ingest_all(there, newest)
+    curated = DataLake.at(f"{s3_root}/curated", endpoint=s3_server)
+    told = steps.publish(there.spark, there.lake, curated, "2023-02-07")
+    assert (told.rows, told.deliveries) == (493, (newest,))
+
+
+# --- Dagster ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def definitions(
+    sample: tuple[ingest.Place, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dg.Definitions, DataLake]:
+    for name, root in (("LANDING", "in"), ("LAKE", "out")):
+        monkeypatch.setenv(f"BIOCLOUD_{name}_ROOT", str(sample[1] / root))
+    monkeypatch.setenv("BIOCLOUD_CURATED_ROOT", str(tmp_path / "curated"))
+    return build_definitions(Settings.load()), DataLake.at(str(tmp_path / "curated"))
+
+
+def run(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, day: str, **config: Any
+) -> dg.ExecuteInProcessResult:
+    return definitions.resolve_job_def("dsi_curated").execute_in_process(
+        instance=instance,
+        partition_key=day,
+        raise_on_error=False,
+        run_config={
+            "ops": {"curated__dsi": {"config": config}},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+    )
+
+
+def events(result: dg.ExecuteInProcessResult, kind: str) -> list[tuple[str, str | None]]:
+    found = [event for event in result.all_events if event.event_type_value == kind]
+    return [(event.asset_key.to_user_string(), event.partition) for event in found if event.asset_key]
+
+
+def test_the_job_publishes_then_writes_the_manifest_then_cleans_up(
+    definitions: tuple[dg.Definitions, DataLake],
+) -> None:
+    defs, lake = definitions
+    with dg.DagsterInstance.ephemeral() as instance:
+        lake.write("dsi/2022-12-31/observation/part-00000.parquet", b"old")
+        lake.write("dsi/2022-12-31/manifest.json", b"{}")
+        dry = run(defs, instance, "2023-02-07", dry_run=True)
+        assert dry.success
+        assert events(dry, "ASSET_MATERIALIZATION") == []
+        assert events(dry, "ASSET_OBSERVATION") == [
+            ("curated/dsi/observation", "2023-02-07"),
+            ("curated/dsi/manifest", "2023-02-07"),
+            ("curated/dsi/observation", "2022-12-31"),
+            ("curated/dsi/days", "2023-02-07"),
+        ]
+        assert lake.list("dsi").folders == ("2022-12-31",)
+
+        result = run(defs, instance, "2023-02-07")
+        assert result.success
+        steps_done = [event.step_key for event in result.all_events if event.event_type_value == "STEP_SUCCESS"]
+        assert steps_done == [
+            f"curated__dsi.{name}" for name in ("publish_observations", "write_manifest", "cleanup_curated_folders")
+        ]
+        assert events(result, "ASSET_MATERIALIZATION") == [
+            (key.to_user_string(), "2023-02-07") for key in (OBSERVATION, MANIFEST, DAYS)
+        ]
+        assert events(result, "ASSET_OBSERVATION") == [("curated/dsi/observation", "2022-12-31")]
+        assert assert_manifests_match(lake) == ["2023-02-07"]
+        assert lake.list("dsi").folders == ("2023-02-07",)
+
+        event = instance.get_latest_materialization_event(OBSERVATION)
+        assert event and event.asset_materialization
+        metadata = event.asset_materialization.metadata
+        assert metadata["dagster/partition_row_count"].value == 513
+        assert metadata["species"].value == 10
+        image = str(metadata["detections"].value).partition("base64,")[2].rstrip(")")
+        assert base64.b64decode(image, validate=True).startswith(b"\x89PNG")
+
+
+def test_a_cleanup_that_fails_leaves_the_publication_as_it_is(definitions: tuple[dg.Definitions, DataLake]) -> None:
+    defs, lake = definitions
+    with dg.DagsterInstance.ephemeral() as instance:
+        lake.write("dsi/2020-01-01/manifest.json/file", b"a folder where the manifest should be")
+        result = run(defs, instance, "2023-02-07")
+        assert not result.success
+        assert events(result, "ASSET_MATERIALIZATION") == [
+            ("curated/dsi/observation", "2023-02-07"),
+            ("curated/dsi/manifest", "2023-02-07"),
+        ]
+        assert ("curated/dsi/days", "2023-02-07") in events(result, "ASSET_OBSERVATION")
+        assert "dsi/2023-02-07/manifest.json" in contents(lake)
+
+
+def test_a_number_of_days_that_is_absurd_fails_without_deleting(definitions: tuple[dg.Definitions, DataLake]) -> None:
+    defs, lake = definitions
+    with dg.DagsterInstance.ephemeral() as instance:
+        lake.write("dsi/2020-01-01/file", b"")
+        assert not run(defs, instance, "2023-02-07", amount_of_data_days=-1).success
+        assert "2020-01-01" in lake.list("dsi").folders
+
+
+def test_the_schedule_asks_for_today_if_anything_is_ingested(
+    definitions: tuple[dg.Definitions, DataLake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = definitions[0].get_repository_def()
+    schedule = repository.get_schedule_def("dsi_curated_daily")
+
+    def asked() -> list[str | None]:
+        context = dg.build_schedule_context(
+            scheduled_execution_time=datetime(2026, 1, 31, 6, 30, tzinfo=UTC),
+            repository_def=repository,
+            resources={"lakehouse": LakehouseResource.of(Settings.load())},
+        )
+        return [request.partition_key for request in schedule.evaluate_tick(context).run_requests or ()]
+
+    assert asked() == ["2026-01-31"]
+    monkeypatch.setenv("BIOCLOUD_LAKE_ROOT", str(tmp_path / "empty"))
+    assert asked() == []
+
+
+def test_the_sensor_asks_when_the_log_has_changed_since_the_last_publication(
+    definitions: tuple[dg.Definitions, DataLake], sample: tuple[ingest.Place, Path]
+) -> None:
+    repository = definitions[0].get_repository_def()
+    sensor = repository.get_sensor_def("dsi_curated_on_delivery")
+    today = datetime.now(UTC).date().isoformat()
+    cursor: str | None = None
+
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def tick() -> list[str | None]:
+            nonlocal cursor
+            context = dg.build_sensor_context(
+                instance=instance,
+                cursor=cursor,
+                repository_def=repository,
+                resources={"lakehouse": LakehouseResource.of(Settings.load())},
+            )
+            found = sensor.evaluate_tick(context)
+            cursor = found.cursor or cursor
+            return [request.partition_key for request in found.run_requests or ()]
+
+        def report(day: str, log_version: int) -> None:
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(OBSERVATION, partition=day, metadata={LOG_VERSION: log_version})
+            )
+
+        version = snapshot(sample[0].lake, date.today()).log_version  # noqa: DTZ011
+        assert tick() == [], "it may still be changing"
+        assert tick() == [today]
+        assert tick() == [today], "asked again until it is published; the run key keeps it one run"
+        report("2026-01-31", version - 1)
+        assert tick() == [today], "the last publication was made from an older log"
+        report("2026-01-31", version)
+        assert tick() == []
+        report("2026-01-30", version - 1)
+        assert tick() == [], "an older day says nothing of the latest"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command(
+    sample: tuple[ingest.Place, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, for a new one would start an engine and Dagster for each line below."""
+    for name, value in {
+        "BIOCLOUD_HOME": tmp_path,
+        "BIOCLOUD_LANDING_ROOT": sample[1] / "in",
+        "BIOCLOUD_LAKE_ROOT": sample[1] / "out",
+        "DAGSTER_HOME": tmp_path / "dagster",
+        "COLUMNS": 200,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    lake = DataLake.at(str(tmp_path / "curated"))
+
+    def biocloud(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["biocloud", "curated", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = "".join(capsys.readouterr())
+        assert ended.value.code == code, printed
+        return printed
+
+    day = ("--run-date", "2023-02-07")
+    lake.write("dsi/2020-01-01/file", b"")
+    assert "513" in biocloud("publish", *day, "--dry-run")
+    assert "expected a day that was published" in biocloud("manifest", *day, code=1)
+    assert lake.list("dsi").folders == ("2020-01-01",)
+    biocloud("publish", *day)
+    assert "written" in biocloud("manifest", *day)
+    assert assert_manifests_match(lake) == ["2023-02-07"]
+    assert "would go" in biocloud("cleanup", *day, "--dry-run")
+    assert "2020-01-01" in lake.list("dsi").folders
+    assert "gone" in biocloud("cleanup", *day)
+    assert lake.list("dsi").folders == ("2023-02-07",)
+    assert "expected a whole number of days" in biocloud("cleanup", *day, "--days", "-1", code=2)
+    assert "expected a day that has come" in biocloud("cleanup", "--run-date", "9999-01-01", code=2)
+    assert "or a real one as yyyy-mm-dd" in biocloud("publish", "--run-date", "2023-02-30", code=2)
+
+    with dg.DagsterInstance.get() as instance:
+        for key in (OBSERVATION, MANIFEST, DAYS):
+            assert instance.get_materialized_partitions(key) == {"2023-02-07"}, "the UI shows what the command did"
+
+
+def test_current_is_documented_by_example(sample: tuple[ingest.Place, Path]) -> None:
+    place, _ = sample
+    state = snapshot(place.lake, date(2020, 12, 31))
+    assert current(place.spark, place.lake, state, contract.table("sensor")).count() == 3
+    assert current(place.spark, place.lake, state, contract.table("analysis_group_result_media")).count() == 250

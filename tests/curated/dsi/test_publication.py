@@ -1,0 +1,230 @@
+"""Writing a day's files: the same twice, whole after any kill, and never with a manifest that doesn't match."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from places import assert_manifests_match, contents
+
+from biocloud_assets.curated.dsi import steps
+from biocloud_assets.curated.dsi.manifest import write_manifest
+from biocloud_assets.curated.dsi.observation import arrow_schema
+from biocloud_assets.curated.dsi.publication import NO_TAXON, OTHER_TAXA, publish_rows
+from biocloud_assets.errors import LakeError
+from biocloud_assets.lake import DataLake
+
+DAY = date(2026, 1, 31)
+Row = dict[str, Any]
+
+
+def rows(count: int, salt: str = "") -> Iterator[Row]:
+    for number in range(count):
+        yield {
+            "occurrenceID": f"{number:06}",
+            "basisOfRecord": "MachineObservation",
+            "scientificName": f"Taxon {number % 20}" if number % 21 else None,
+            "eventDate": f"2026-01-{number % 28 + 1:02}T12:00:00Z",
+            "locality": salt,
+        }
+
+
+def test_rows_come_back_in_order_and_are_counted(lake: DataLake) -> None:
+    told = publish_rows(lake, DAY, rows(250), rows_per_file=100)
+    written = contents(lake)
+    assert list(written) == [f"dsi/2026-01-31/observation/part-0000{number}.parquet" for number in range(3)]
+    tables = [pq.read_table(BytesIO(data)) for data in written.values()]
+    assert [table.num_rows for table in tables] == [100, 100, 50]
+    assert [row["occurrenceID"] for table in tables for row in table.to_pylist()] == [f"{n:06}" for n in range(250)]
+    assert all(table.schema.equals(arrow_schema()) for table in tables)
+    assert (told.rows, told.species, told.files, told.changed) == (250, 20, 3, 3)
+    assert told.size == sum(map(len, written.values()))
+    assert len(told.detections) == 13, "the taxa that are seen most often, and the others"
+    assert {OTHER_TAXA, NO_TAXON} & set(told.detections) == {OTHER_TAXA}
+    assert sum(count for days in told.detections.values() for count in days.values()) == 250
+
+
+def test_without_rows_a_file_tells_the_columns(lake: DataLake) -> None:
+    assert publish_rows(lake, DAY, []).files == 1
+    (data,) = contents(lake).values()
+    assert pq.read_table(BytesIO(data)).schema.equals(arrow_schema())
+
+
+def test_a_repetition_writes_nothing_and_keeps_the_manifest(lake: DataLake) -> None:
+    publish_rows(lake, DAY, rows(250), rows_per_file=100)
+    write_manifest("dsi/2026-01-31", lake, DAY)
+    before = list(lake.walk())
+    assert publish_rows(lake, DAY, rows(250), rows_per_file=100).changed == 0
+    assert list(lake.walk()) == before
+
+
+@pytest.mark.parametrize("change", ["other rows", "fewer rows", "a file too many", "a damaged file", "a lost file"])
+def test_a_change_takes_the_manifest_away_and_writes_what_differs(lake: DataLake, change: str) -> None:
+    day = "dsi/2026-01-31"
+    publish_rows(lake, DAY, rows(250), rows_per_file=100)
+    write_manifest(day, lake, DAY)
+    right = contents(lake)
+    wanted = list(rows(250, "other") if change == "other rows" else rows(150 if change == "fewer rows" else 250))
+    if change == "a file too many":
+        lake.write(f"{day}/observation/part-00009.parquet", b"left over")
+    elif change == "a damaged file":
+        path = f"{day}/observation/part-00001.parquet"
+        lake.write(path, right[path][:-1] + b"?")
+    elif change == "a lost file":
+        lake.delete([f"{day}/observation/part-00002.parquet"])
+    would = publish_rows(lake, DAY, wanted, rows_per_file=100, dry_run=True)
+    assert f"{day}/manifest.json" in contents(lake), "a dry run leaves it"
+    told = publish_rows(lake, DAY, wanted, rows_per_file=100)
+    assert told.changed == would.changed == {"other rows": 3, "fewer rows": 2}.get(change, 1)
+    assert f"{day}/manifest.json" not in contents(lake)
+    write_manifest(day, lake, DAY)
+    assert_manifests_match(lake)
+    if change not in {"other rows", "fewer rows"}:
+        assert contents(lake) == right
+
+
+def test_a_fault_while_the_rows_come_leaves_what_was_published(lake: DataLake) -> None:
+    publish_rows(lake, DAY, rows(100))
+    write_manifest("dsi/2026-01-31", lake, DAY)
+    before = contents(lake)
+
+    def broken() -> Iterator[Row]:
+        yield from rows(50)
+        raise RuntimeError("the engine is gone")
+
+    with pytest.raises(RuntimeError, match="the engine is gone"):
+        publish_rows(lake, DAY, broken())
+    assert contents(lake) == before
+
+
+def test_a_manifest_that_can_not_be_taken_away_keeps_the_files_as_they_are(tmp_path: Path) -> None:
+    lake = DataLake.at(str(tmp_path))
+    publish_rows(lake, DAY, rows(10))
+    lake.write("dsi/2026-01-31/manifest.json/file", b"a folder where the manifest should be")
+    before = contents(lake)
+    with pytest.raises(LakeError):
+        publish_rows(lake, DAY, rows(20))
+    assert contents(lake) == before
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+_PROGRAM = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from test_publication import publish_wholly
+from biocloud_assets.lake import DataLake
+for line in sys.stdin:
+    pid = os.fork()  # a process for each line, that needn't start anew
+    if pid == 0:
+        publish_wholly(DataLake.at(sys.argv[2], endpoint=sys.argv[3] or None), line.strip())
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def publish_wholly(lake: DataLake, salt: str) -> None:
+    publish_rows(lake, DAY, rows(100, salt), rows_per_file=10)
+    steps.manifest(lake, DAY)
+    steps.cleanup(lake, DAY, 0)
+
+
+def old_days(lake: DataLake) -> None:
+    """Two days that are to go."""
+    for day in (DAY - timedelta(days=1), DAY - timedelta(days=2)):
+        publish_rows(lake, day, rows(30), rows_per_file=10)
+        write_manifest(f"dsi/{day}", lake, day)
+
+
+@pytest.mark.timeout(600)
+def test_kill_at_any_moment_and_run_again(lake: DataLake, request: pytest.FixtureRequest) -> None:
+    """While publishing, while writing the manifest, while deleting: whatever has a manifest is whole and right."""
+    endpoint = request.getfixturevalue("s3_server") if lake.root.startswith("s3://") else ""
+    arguments = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent), lake.root, endpoint]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as processes:
+        assert processes.stdin and processes.stdout
+
+        def publish(salt: str, kill_after: float | None = None) -> int:
+            """The exit code of a process that publishes, and is killed after so many seconds."""
+            assert processes.stdin and processes.stdout
+            old_days(lake)
+            processes.stdin.write(f"{salt}\n")
+            processes.stdin.flush()
+            pid = int(processes.stdout.readline())
+            if kill_after is not None:
+                time.sleep(kill_after)
+                with suppress(ProcessLookupError):  # through already
+                    os.kill(pid, signal.SIGKILL)
+            return int(processes.stdout.readline())
+
+        began = time.monotonic()
+        assert publish("first") == 0
+        span = time.monotonic() - began
+        assert assert_manifests_match(lake) == ["2026-01-31"]
+
+        chance = random.Random(20260131)
+        killed = 0
+        for number in range(5):
+            killed += publish(str(number), chance.uniform(0, span)) == -signal.SIGKILL
+            assert_manifests_match(lake)
+        assert killed, "at least one was killed while it ran"
+        processes.stdin.close()
+
+    publish_wholly(lake, "last")
+    assert assert_manifests_match(lake) == ["2026-01-31"]
+    assert lake.list("dsi").folders == ("2026-01-31",)
+    tables = [pq.read_table(BytesIO(data)) for path, data in contents(lake).items() if path.endswith(".parquet")]
+    assert [row["locality"] for table in tables for row in table.to_pylist()] == ["last"] * 100
+
+
+def test_a_reader_who_sees_the_same_manifest_before_and_after_has_read_what_it_tells(lake: DataLake) -> None:
+    """While others publish, again and again: as DSI reads."""
+    over = threading.Event()
+    faults: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            for number in range(8):
+                publish_rows(lake, DAY, rows(60, str(number)), rows_per_file=10)
+                steps.manifest(lake, DAY)
+        except BaseException as error:
+            faults.append(error)
+        finally:
+            over.set()
+
+    def read(path: str) -> bytes | None:
+        try:
+            return lake.read(path)
+        except LakeError:
+            return None
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    whole = 0
+    while not over.is_set() or not whole:
+        before = read("dsi/2026-01-31/manifest.json")
+        found = {file.path: read(file.path) for file in lake.walk("dsi/2026-01-31/observation")}
+        if before is not None and before == read("dsi/2026-01-31/manifest.json"):
+            salts = {
+                row["locality"] for data in found.values() for row in pq.read_table(BytesIO(data or b"")).to_pylist()
+            }
+            assert len(salts) == 1, "of one publication"
+            assert len(found) == 6
+            whole += 1
+    writer.join()
+    assert not faults
+    assert whole
