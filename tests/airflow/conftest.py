@@ -119,6 +119,8 @@ class Site:
             "landing_root": f"{bucket}/in",
             "lake_root": f"{bucket}/out",
             "curated_root": f"{bucket}/out/curated",
+            "dags": "s3://airflow/dags",
+            "in_charge": "airflow",
             "catalog": "sail",
             "git": {"url": GIT_URL},
             "cluster": {
