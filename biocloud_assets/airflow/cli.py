@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from biocloud_assets.airflow.deploy import DEFAULT_BRANCH, EXPORT_ROOT, EnvironmentName
+from biocloud_assets.airflow.deploy import EnvironmentName
+from biocloud_assets.airflow.model import DEFAULT_BRANCH, EXPORT_ROOT
 from biocloud_assets.environments import load_environment
 from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Settings

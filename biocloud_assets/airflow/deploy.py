@@ -21,14 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from biocloud_assets.airflow.model import DEFAULT_BRANCH, EXPORT_ROOT
 from biocloud_assets.errors import DeployError
 from biocloud_assets.lake import DataLake
-
-DEFAULT_BRANCH = "main"
-"""The branch for which the committed export is made, and the only one that goes to production."""
-
-EXPORT_ROOT = Path("airflow_export")
-"""The folder of the committed export, below which each environment has one."""
 
 _DAGS = "dags/"
 _ENVIRONMENT_LABEL = "biocloud-export"

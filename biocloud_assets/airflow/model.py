@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DEFAULT_BRANCH = "main"
+"""The branch for which the committed export is made, and the only one that goes to production."""
+
+EXPORT_ROOT = Path("airflow_export")
+"""The folder of the committed export, below which each environment has one."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$", description="an id as Airflow takes it")]
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://[^/]*/.*[^/]$", description="no trailing slash: Airflow cuts it off")]

@@ -18,11 +18,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from biocloud_assets.airflow.model import Dispatcher, Export, JobDag, Task
+from biocloud_assets.airflow.model import DEFAULT_BRANCH, Dispatcher, Export, JobDag, Task
 from biocloud_assets.errors import ExportError
-
-DEFAULT_BRANCH = "main"
-DIRECTORY = Path("airflow_export")
 
 
 def render(export: Export) -> dict[str, str]:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biocloud_assets.airflow import deploy
-from biocloud_assets.airflow.deploy import DEFAULT_BRANCH, Plan
+from biocloud_assets.airflow.deploy import Plan
+from biocloud_assets.airflow.model import DEFAULT_BRANCH
 from biocloud_assets.errors import DeployError, LakeError
 from biocloud_assets.lake import DataLake
 

@@ -20,6 +20,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from biocloud_assets.lake import DataLake
+from biocloud_assets.launch.script import NOT_IN_AIRFLOW
 from biocloud_assets.raw.dsi import log
 from biocloud_assets.raw.dsi.checks import landing_key, table_key
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, TABLES
@@ -191,7 +192,7 @@ def build_outside_sensor(settings: Settings) -> dg.SensorDefinition:
         if settings.leader == "airflow"
         else dg.DefaultSensorStatus.STOPPED,
         description="Reports the deliveries that Airflow or a person has ingested, once each, as materialisations.",
-        metadata={"biocloud/not-in-airflow": "It tells Dagster what Airflow has done; Airflow knows that itself."},
+        metadata={NOT_IN_AIRFLOW: "It tells Dagster what Airflow has done; Airflow knows that itself."},
     )
     def dsi_outside(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.SensorResult:
         cursor = _Followed.model_validate_json(context.cursor) if context.cursor else _Followed()
