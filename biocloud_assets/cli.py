@@ -383,7 +383,9 @@ def _interruptible() -> Iterator[_Running]:
 
     def wait() -> None:
         while not over.is_set():
-            if signal.sigtimedwait(signals, 0.2) is not None:
+            # Python may return from this with random numbers, if another signal comes as the time is over.
+            received = signal.sigtimedwait(signals, 0.2)
+            if received is not None and received.si_signo in signals:
                 arguments = ["take-back", *([running.delivery, running.run_id] if running.run_id else [])]
                 os.execv(sys.executable, [sys.executable, "-m", "biocloud_assets.cli", *arguments])
 
