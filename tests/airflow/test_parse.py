@@ -33,6 +33,11 @@ def jobs() -> dict[str, dg.JobDefinition]:
     return {job.name: job for job in repository.get_all_jobs() if not job.name.startswith("__")}
 
 
+def steps_of(job: dg.JobDefinition) -> list[Any]:
+    """The steps of Dagster's own plan of a job."""
+    return list(create_execution_plan(job).get_all_steps_in_topo_order())
+
+
 def test_every_file_is_read_without_error_or_warning(parsed: tuple[Export, dict[str, Any]]) -> None:
     export, read = parsed
     assert read["errors"] == {}
@@ -44,8 +49,11 @@ def test_tasks_and_edges_are_those_of_the_dagster_job(
     parsed: tuple[Export, dict[str, Any]], jobs: dict[str, dg.JobDefinition]
 ) -> None:
     for name, job in jobs.items():
-        steps = create_execution_plan(job).get_all_steps_in_topo_order()
-        expected = {step.key: sorted(step.get_execution_dependency_keys()) for step in steps}
+        steps = steps_of(job)
+        names = {step.key: step.node_handle.name for step in steps}
+        expected = {
+            names[step.key]: sorted(names[key] for key in step.get_execution_dependency_keys()) for step in steps
+        }
         assert {task: found["upstream"] for task, found in parsed[1]["dags"][name]["tasks"].items()} == expected
 
 
@@ -57,13 +65,14 @@ def test_retries_and_pools_are_those_of_the_ops(
     parsed: tuple[Export, dict[str, Any]], jobs: dict[str, dg.JobDefinition]
 ) -> None:
     for name, job in jobs.items():
-        for node in job.nodes:
-            task, policy = parsed[1]["dags"][name]["tasks"][node.name], node.definition.retry_policy
+        for step in steps_of(job):
+            task = parsed[1]["dags"][name]["tasks"][step.node_handle.name]
+            policy = job.get_retry_policy_for_handle(step.node_handle)
             assert task["retries"] == (policy.max_retries if policy else 0)
             if policy:
-                assert task["retry_delay"] == policy.delay
+                assert task["retry_delay"] == (policy.delay or 0)
                 assert task["exponential"] == (policy.backoff is dg.Backoff.EXPONENTIAL)
-            assert task["one_at_a_time"] == bool(node.definition.pool)
+            assert task["one_at_a_time"] == bool(step.pool)
 
 
 def test_outlets_are_where_the_assets_lie(parsed: tuple[Export, dict[str, Any]]) -> None:
@@ -123,7 +132,7 @@ def test_dagster_reads_the_dag_back_as_a_job_with_the_same_edges(
     site = Site(tmp_path, monkeypatch)
     site.export()
     read = Airflow("dagster-airflow", tmp_path / "home", site.dags).inside("round_trip", "dsi_raw")
-    steps = create_execution_plan(jobs["dsi_raw"]).get_all_steps_in_topo_order()
+    steps = steps_of(jobs["dsi_raw"])
     edges = [
         [f"dsi_raw__{up}", f"dsi_raw__{step.key}"] for step in steps for up in step.get_execution_dependency_keys()
     ]
