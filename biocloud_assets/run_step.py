@@ -68,13 +68,13 @@ class Step:
         return [*found, "--dry-run"] if self.dry_run else found
 
 
-def perform(step: Step, place: Place, curated: DataLake, who: Run, log: logging.Logger) -> Iterator[Told]:
+def perform(step: Step, place: Place, curated: DataLake | None, who: Run, log: logging.Logger) -> Iterator[Told]:
     """Do a step, here and now.
 
     Args:
         step: what is to be done.
         place: where.
-        curated: the lake of the curated layer.
+        curated: the lake of the curated layer; none will do where no asset of it is made.
         who: who asked for it.
         log: where it tells how it goes.
 
@@ -90,6 +90,13 @@ def perform(step: Step, place: Place, curated: DataLake, who: Run, log: logging.
     if earlier := [address for address in step.assets if address not in later]:
         yield from raw.run(place, earlier, step.delivery or "", who, log)
     if later:
+        if curated is None:
+            raise SettingsError(
+                "--curated-root",
+                expected="the folder or s3:// address of the curated layer",
+                found="nothing",
+                hint=f"{later[0]} lies there.",
+            )
         day = step.run_date or ""
         yield from delivered_back.run(place.spark, place.lake, curated, later, day, step.days, dry_run=step.dry_run)
     if step.checks:
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
                 DataLake.at(given.lake_root, endpoint=endpoint),
                 given.catalog,
             )
-            curated = DataLake.at(given.curated_root, endpoint=endpoint)
+            curated = DataLake.at(given.curated_root, endpoint=endpoint) if given.curated_root else None
             who = Run(given.engine, given.orchestrator, given.run_id)
             failed = []
             for report in perform(step, place, curated, who, log):
@@ -175,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="for curated/dsi/…: do all but write and delete")
     add("--landing-root", required=True, help="the folder or s3:// address that holds dsi/<delivery>/")
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
-    add("--curated-root", required=True, help="the folder or s3:// address of the curated layer")
+    add("--curated-root", help="the folder or s3:// address of the curated layer; for curated/dsi/…")
     add("--catalog", help="the catalog of Unity Catalog in which tables are registered")
     add("--engine", choices=get_args(Engine), default="databricks", help="what runs the Spark code")
     add("--orchestrator", default="by hand", help="who asks: dagster, airflow; it goes into the delivery log")

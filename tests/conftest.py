@@ -7,9 +7,14 @@ import os
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.databricks_workspace.fixture import databricks_workspace  # noqa: F401
+
+# How long an example takes says nothing about what is promised, and depends on what else the machine does.
+hypothesis.settings.register_profile("biocloud", deadline=None)
+hypothesis.settings.load_profile("biocloud")
 
 
 @pytest.fixture(scope="session")
