@@ -44,7 +44,10 @@ class World:
     def __init__(self, root: Path, instance: dg.DagsterInstance, reference: InstanceRef) -> None:
         self.root, self.instance, self.reference = root, instance, reference
         self.lakehouse = LakehouseResource(
-            landing_root=str(root / "in"), lake_root=str(root / "out"), curated_root="", engine="sail"
+            landing_root=str(root / "in"),
+            lake_root=str(root / "out"),
+            curated_root=str(root / "curated"),
+            engine="sail",
         )
         self.repository = build_definitions(Settings()).get_repository_def()
         self.cursor: str | None = None
@@ -320,7 +323,11 @@ def test_a_delivery_that_dagster_refused_is_no_longer_refused_when_airflow_has_i
 
 def test_it_works_on_s3(empty: World, s3_root: str, s3_server: str, tmp_path: Path) -> None:
     empty.lakehouse = LakehouseResource(
-        landing_root=f"{s3_root}/in", lake_root=f"{s3_root}/out", curated_root="", engine="sail", s3_endpoint=s3_server
+        landing_root=f"{s3_root}/in",
+        lake_root=f"{s3_root}/out",
+        curated_root=f"{s3_root}/curated",
+        engine="sail",
+        s3_endpoint=s3_server,
     )
     source = write(tmp_path / "made")
     for file in sorted(source.rglob("*.parquet")):
