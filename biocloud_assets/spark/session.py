@@ -9,10 +9,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
+import sys
 import threading
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.errors import EngineError
+from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Engine
 
 if TYPE_CHECKING:
@@ -29,10 +33,52 @@ _SAIL_ENVIRONMENT = {
     "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
 }
 
-_CONFIGURATION = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
+_S3A_PACKAGES = (
+    "org.apache.hadoop:hadoop-aws:3.5.0",  # the Hadoop that is in PySpark
+    # The parts of Amazon's SDK that it uses, in the version that it was made with, for the whole is a jar of 686 MB.
+    "software.amazon.awssdk:s3:2.35.4",
+    "software.amazon.awssdk:s3-transfer-manager:2.35.4",
+    "software.amazon.awssdk:sts:2.35.4",
+)
+
+_JVM_CONFIGURATION = {
+    "spark.master": "local[*]",
+    "spark.app.name": "biocloud",
+    "spark.driver.memory": "2g",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.jars.excludes": ",".join(
+        (
+            "software.amazon.awssdk:bundle",
+            # Spark brings these itself.
+            "org.apache.hadoop:hadoop-client-api",
+            "org.apache.hadoop:hadoop-client-runtime",
+        )
+    ),
+    "spark.sql.timeType.enabled": "true",
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # Spark's and Delta's defaults are for clusters: 200 and 50 tasks where a few do.
+    "spark.sql.shuffle.partitions": "8",
+    "spark.databricks.delta.snapshotPartitions": "2",
+}
+
+_CONFIGURATION = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.caseSensitive": "true",
+    # Spark has no timestamps of nanoseconds, and would refuse the file.
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
+    # INT96, the default, doesn't hold the years 1 to 9999 for other readers; and days are those of today's calendar.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
+    "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+}
 
 _lock = threading.Lock()
 _current: tuple[Engine, SparkSession, Any] | None = None
+_on_sail = True
 
 
 def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSession:
@@ -46,13 +92,14 @@ def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSessi
     Raises:
         EngineError: the engine can't be started, or the process already has a session on another one.
     """
-    global _current
+    global _current, _on_sail
     with _lock:
         if _current is None:
             start = {"sail": _start_sail, "jvm": _start_jvm, "databricks": _start_databricks}[engine]
             session, server = start(s3_endpoint)
             for name, value in _CONFIGURATION.items():
                 session.conf.set(name, value)
+            _on_sail = _is_sail(session)
             _current = engine, session, server
             atexit.register(stop_session)
         elif _current[0] != engine:
@@ -79,6 +126,30 @@ def stop_session() -> None:
             server.stop()
 
 
+def on_sail() -> bool:
+    """Whether this process's engine is Sail: for the few things that no one expression does on all engines."""
+    return _on_sail
+
+
+def _is_sail(session: SparkSession) -> bool:
+    """Whether a session, perhaps one that a runtime provides, is Sail's: here it tells its own version, not Spark's."""
+    row = session.sql("SELECT version()").first()
+    assert row is not None
+    return not str(row[0]).startswith(session.version)
+
+
+def file_path(lake: DataLake, path: str) -> str:
+    """A file's address as this process's engine takes it, so that no sign in it is taken for a pattern.
+
+    Args:
+        lake: where the file lies.
+        path: its path in it.
+    """
+    if on_sail():
+        return lake.url(path)
+    return re.sub(r"[*?\[\]{}]", r"\\\g<0>", lake.uri(path))  # Hadoop decodes no URL
+
+
 def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     for name, value in _SAIL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -98,32 +169,88 @@ def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
 
 def _start_jvm(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     try:
-        from delta import configure_spark_with_delta_pip
-    except ImportError as error:
+        delta = version("delta-spark")
+    except PackageNotFoundError:
         raise EngineError(
             "BIOCLOUD_ENGINE=jvm",
             expected="the package delta-spark",
             found="none",
             hint="Install the extra: `uv sync --extra jvm`.",
-        ) from error
+        ) from None
+    from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
-    builder = (
-        SparkSession.builder.master("local[*]")
-        .appName("biocloud")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
-    )
+    configuration = SparkConf(loadDefaults=False)
+    configuration.setAll([*_JVM_CONFIGURATION.items(), *_s3a(s3_endpoint).items()])
+    configuration.set("spark.jars.packages", ",".join((f"io.delta:delta-spark_4.2_2.13:{delta}", *_S3A_PACKAGES)))
+    output = _Output()
     try:
-        return configure_spark_with_delta_pip(builder).getOrCreate(), None
+        gateway = launch_gateway(configuration, {"stdout": output.end, "stderr": output.end})
+        context = SparkContext(conf=configuration, gateway=gateway)
     except Exception as error:
         raise EngineError(
             "BIOCLOUD_ENGINE=jvm",
             expected="a local Spark that starts",
-            found=str(error).splitlines()[0],
-            hint="It needs Java 17 or newer, and on its first start Maven Central for the jars of Delta.",
+            found=output.reason() or str(error).splitlines()[0],
+            hint="It needs Java 17 or newer, and on its first start Maven Central for its jars: see docs/engines.md.",
         ) from error
+    # What fails is raised, so it needn't be logged as well.
+    context.setLogLevel("FATAL")
+    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
+    output.pass_on()
+    return SparkSession(context), None
+
+
+class _Output:
+    """What the JVM prints: kept back while it starts, for that is much, and then passed on to stderr.
+
+    Attributes:
+        end: the file descriptor for the JVM to write to.
+    """
+
+    def __init__(self) -> None:
+        start, self.end = os.pipe()
+        self._kept: list[str] = []
+        self._started = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(start,), daemon=True)
+        self._reader.start()
+
+    def _read(self, start: int) -> None:
+        with os.fdopen(start, errors="replace") as lines:
+            for line in lines:
+                if self._started.is_set():
+                    sys.stderr.write(line)
+                else:
+                    self._kept.append(line.strip())
+
+    def pass_on(self) -> None:
+        """It has started."""
+        os.close(self.end)
+        self._started.set()
+
+    def reason(self) -> str:
+        """Why it ended: its exception, or else the last that it printed."""
+        os.close(self.end)
+        self._reader.join(timeout=5)
+        exception = [line for line in self._kept if line.startswith("Exception in thread")]
+        return "; ".join(exception or [line for line in self._kept if line][-3:])
+
+
+def _s3a(endpoint: str | None) -> dict[str, str]:
+    """How Hadoop finds S3: as `s3://`, with the credentials and the region found the AWS-standard way."""
+    found = {
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "spark.hadoop.fs.s3a.aws.credentials.provider": (
+            "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
+        ),
+        "spark.hadoop.fs.s3a.endpoint.region": "${env.AWS_REGION:-us-east-1}",
+    }
+    if endpoint is not None:
+        found["spark.hadoop.fs.s3a.endpoint"] = endpoint
+        found["spark.hadoop.fs.s3a.path.style.access"] = "true"
+        found["spark.hadoop.fs.s3a.connection.ssl.enabled"] = str(endpoint.startswith("https://")).lower()
+    return found
 
 
 def _start_databricks(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
