@@ -599,14 +599,19 @@ def spark_schema(of: Table) -> StructType:
     return StructType([StructField(item.name, spark_type(item.type)) for item in of.columns])
 
 
-def spark_type(type_: Scalar | Struct | ListOf) -> DataType:
-    """A type for Spark."""
+def spark_type(type_: Scalar | Struct | ListOf, *, rescued: bool = False) -> DataType:
+    """A type for Spark; if wanted, with a `_rescued` in every structure that stands in a list."""
     from pyspark.sql import types
 
     if isinstance(type_, Struct):
-        return types.StructType([types.StructField(field.name, spark_type(field.type)) for field in type_.fields])
+        return types.StructType(
+            [types.StructField(field.name, spark_type(field.type, rescued=rescued)) for field in type_.fields]
+        )
     if isinstance(type_, ListOf):
-        return types.ArrayType(spark_type(type_.element))
+        element = spark_type(type_.element, rescued=rescued)
+        if rescued and isinstance(element, types.StructType):
+            element = types.StructType([*element, types.StructField(RESCUED_COLUMN, types.StringType())])
+        return types.ArrayType(element)
     scalars: dict[Scalar, DataType] = {
         "string": types.StringType(),
         "int": types.IntegerType(),

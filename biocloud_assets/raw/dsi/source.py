@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract
 from biocloud_assets.raw.dsi.contract import RESCUED_COLUMN, Field, Folder, ListOf, Struct
+from biocloud_assets.spark.session import file_path, on_sail
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -63,9 +64,16 @@ def read(
     groups: dict[tuple[pa.Schema, frozenset[str]], list[str]] = {}
     for file in files:
         # Files of one schema are read together; which are read is said by name, so that they are those inspected.
-        groups.setdefault((file.schema, file.unusable), []).append(landing.url(file.info.path))
+        groups.setdefault((file.schema, file.unusable), []).append(file_path(landing, file.info.path))
+    # A list that is as the contract has it stays as it is, without `_rescued` in it: not if it has to go with others.
+    several = len(groups) > 1
     frames = [
-        _conform(spark.read.parquet(*paths), folder, schema, _Builder(unusable, lists, rebuild))
+        _conform(
+            spark.read.parquet(*paths),
+            folder,
+            schema,
+            _Builder(unusable, None if several else lists, rebuild, rebuild or several),
+        )
         for (schema, unusable), paths in groups.items()
     ]
     return reduce(lambda left, right: left.unionByName(right), frames)
@@ -83,6 +91,7 @@ class _Builder:
     unusable: frozenset[str]
     lists: Container[str] | None
     rebuild: bool
+    rebuild_lists: bool
 
     def level(
         self,
@@ -127,7 +136,7 @@ class _Builder:
                 )
                 values[item.name] = _struct(parts)
             else:
-                values[item.name] = get(item.name).cast(contract.spark_type(item.type))
+                values[item.name] = _microseconds(get(item.name), type_).cast(contract.spark_type(item.type))
         return [values[item.name].alias(item.name) for item in fields], rescued
 
     def _list(
@@ -142,9 +151,9 @@ class _Builder:
         passes_down: bool,
     ) -> Column:
         if pa.types.is_null(found.value_type):  # lists that are all empty, or of nulls
-            return F.transform(column, lambda _: _null(element))
+            return F.transform(column, lambda _: F.element_at(_null(item.type), 1))
         taken = rescued if passes_down else []
-        if _is_canonical(item.type, found) and not self.rebuild and not taken:
+        if _is_canonical(item.type, found) and not self.rebuild_lists and not taken:
             return column
         if self.lists is not None and path.partition("[]")[0] not in self.lists:
             return column
@@ -167,7 +176,7 @@ class _Builder:
 
 
 def _null(type_: contract.Scalar | Struct | ListOf) -> Column:
-    return F.lit(None).cast(contract.spark_type(type_))
+    return F.lit(None).cast(contract.spark_type(type_, rescued=True))
 
 
 def _struct(parts: list[Column]) -> Column:
@@ -208,8 +217,12 @@ def _is_canonical(type_: contract.Scalar | Struct | ListOf, found: pa.DataType) 
 def _jsonable(column: Column, type_: pa.DataType) -> Column:
     """A column of a type that the contract doesn't know, as something that every engine writes to JSON without loss."""
     t = pa.types
+    if t.is_timestamp(type_):
+        return _time_text(column, type_)
     if _is_text_in_json(type_):
         return column.cast("string")
+    if t.is_float32(type_):
+        return column.cast("double")
     if t.is_struct(type_):
         parts = [_jsonable(column.getField(item.name), item.type).alias(item.name) for item in _fields(type_)]
         return F.when(column.isNotNull(), F.struct(*parts)) if parts else column.cast("string")
@@ -223,16 +236,32 @@ def _jsonable(column: Column, type_: pa.DataType) -> Column:
 
 def _is_text_in_json(type_: pa.DataType) -> bool:
     """Whether a scalar has to be written as text: decimals would go through a double, and the engines' JSON doesn't
-    know times of day, durations, nanoseconds and dictionaries."""
+    know times of day, durations and dictionaries."""
     t = pa.types
     return (
-        t.is_decimal(type_)
-        or t.is_time(type_)
-        or t.is_duration(type_)
-        or t.is_float16(type_)
-        or t.is_dictionary(type_)
-        or (t.is_timestamp(type_) and type_.unit == "ns")
+        t.is_decimal(type_) or t.is_time(type_) or t.is_duration(type_) or t.is_float16(type_) or t.is_dictionary(type_)
     )
+
+
+def _microseconds(column: Column, type_: pa.DataType) -> Column:
+    """A timestamp of nanoseconds as one of microseconds, where the engine reads it as a number; else the column."""
+    if not _is_number_of_nanoseconds(type_):
+        return column
+    return F.timestamp_micros(F.call_function("div", column - F.pmod(column, F.lit(1000)), F.lit(1000)))
+
+
+def _time_text(column: Column, type_: pa.DataType) -> Column:
+    """A timestamp in ISO 8601, with all its decimals but for zeros at the end; one without zone is taken for UTC."""
+    text = column.cast("string")
+    if _is_number_of_nanoseconds(type_):
+        seconds = F.date_trunc("second", _microseconds(column, type_)).cast("string")
+        decimals = F.lpad(F.pmod(column, F.lit(10**9)).cast("string"), 9, "0")
+        text = F.regexp_replace(F.concat(seconds, F.lit("."), decimals), r"\.?0*$", "")
+    return F.concat(F.translate(text, " ", "T"), F.lit("Z"))
+
+
+def _is_number_of_nanoseconds(type_: pa.DataType) -> bool:
+    return pa.types.is_timestamp(type_) and type_.unit == "ns" and not on_sail()
 
 
 def _json(rescued: _Rescued) -> Column:

@@ -213,19 +213,5 @@ def _build(field: Field, path: str, table: str, made: Mapping[str, Column]) -> C
 def _sized(count: str, collected: str, path: str) -> Column:
     """A list as it was: null for a null count, empty for 0, else what was collected."""
     fields = dict(contract.walk(contract.folder(contract.RESULT).fields))
-    empty = F.array().cast(_with_rescued(fields[path].type))
+    empty = F.array().cast(contract.spark_type(fields[path].type, rescued=True))
     return F.when(F.col(count).isNull(), None).when(F.col(count) == 0, empty).otherwise(F.col(collected))
-
-
-def _with_rescued(type_: contract.Scalar | Struct | ListOf, *, in_list: bool = False) -> DataType:
-    """A field's type, with a `_rescued` in every structure that stands in a list."""
-    from pyspark.sql import types
-
-    if isinstance(type_, ListOf):
-        return types.ArrayType(_with_rescued(type_.element, in_list=True))
-    if isinstance(type_, Struct):
-        fields = [types.StructField(field.name, _with_rescued(field.type)) for field in type_.fields]
-        return types.StructType(
-            [*fields, *([types.StructField(RESCUED_COLUMN, types.StringType())] if in_list else [])]
-        )
-    return contract.spark_type(type_)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
+import nasty
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deliveries import DELIVERY, record, write
 
@@ -184,6 +186,23 @@ def test_a_landing_zone_may_lie_anywhere_and_a_lake_says_where_it_can_not(tmp_pa
     with pytest.raises(TableError, match="Set BIOCLOUD_LAKE_ROOT to another folder"):
         run(nowhere)
     assert not (odd / "out").exists()
+
+
+def test_files_may_differ_as_long_as_nothing_is_lost(folder_place: ingest.Place, tmp_path: Path) -> None:
+    """Types that are widened, lists of nothing, fields that the contract doesn't know: in some files, not in others."""
+    *_, wide = nasty.write_all(tmp_path / "in")
+    results = contract.arrow_schema(contract.folder("analysis_group_result"))
+    media = results.field("media").type.value_type
+    more = results.set(
+        results.get_field_index("media"), pa.field("media", pa.list_(pa.struct([*media, pa.field("more", pa.int32())])))
+    )
+    medium = {"id": "m1", "sensor_media_item_id": "item-1", "filename": "1.jpg", "more": 7}
+    extra = pa.Table.from_pylist([record("analysis_group_result", id="more", media=[medium])], more)
+    pq.write_table(extra, tmp_path / "in" / "dsi" / wide / "analysis_group_result" / "part-9.parquet")
+    assert run(folder_place, wide)["rows"]["algorithm"] == 9
+    assert all(comparison.equal for comparison in verify(folder_place, wide))
+    rescued = {row["result_id"]: row["_rescued"] for row in content(folder_place)["analysis_group_result_media"]}
+    assert rescued == {"result-1": None, "more": '{"more":7}'}
 
 
 def test_not_a_number_stays_one(folder_place: ingest.Place, tmp_path: Path) -> None:
