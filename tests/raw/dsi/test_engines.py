@@ -1,0 +1,260 @@
+"""One code, two engines: what Sail and Spark on a JVM make of the same deliveries is the same, and they get along.
+
+Each engine has a process of its own, which lives as long as these tests: Spark takes minutes to warm up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nasty
+import pytest
+from deliveries import record, table, write
+
+from biocloud_assets.lake import DataLake
+from biocloud_assets.raw.dsi import log
+from biocloud_assets.raw.dsi.contract import LOG, RESCUED_COLUMN, TABLES
+from biocloud_assets.sample import land_bundled, synthetic
+from biocloud_assets.spark import delta
+
+pytestmark = [pytest.mark.jvm, pytest.mark.timeout(1800)]
+
+BAD = "2026-04-30-06:00:00"
+
+
+class Engine:
+    """A process with one engine."""
+
+    def __init__(self, name: str, home: Path) -> None:
+        # Nothing here runs for long enough to be worth a compiler that optimises.
+        java = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "engine.py"), name],
+            env={**os.environ, **java, "BIOCLOUD_HOME": str(home / name), "BIOCLOUD_QUIET_SECONDS": "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(home / name).with_suffix(".log").open("w"),
+            text=True,
+        )
+        self._log = (home / name).with_suffix(".log")
+
+    def tell(self, landing: DataLake, lake: DataLake, delivery: str, *steps: str) -> None:
+        """Tell it to do steps for a delivery."""
+        assert self._process.stdin is not None
+        told = {"landing": landing.root, "lake": lake.root, "delivery": delivery, "steps": steps}
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """What came out of the first thing that it was told and has not answered for."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self.printed()}
+        assert "error" not in answer, answer["error"]
+        return answer
+
+    def __call__(self, landing: DataLake, lake: DataLake, delivery: str, *steps: str) -> dict[str, Any]:
+        self.tell(landing, lake, delivery, *steps)
+        return self.answer()
+
+    def printed(self) -> str:
+        """What it has printed to stderr."""
+        return self._log.read_text()
+
+    def children(self) -> list[Path]:
+        """The processes that it has started, as folders in /proc."""
+        pid = self._process.pid
+        return [Path("/proc", child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def stop(self) -> int:
+        """Let it end, and return its exit code."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self._process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[tuple[Engine, Engine]]:
+    """Sail, and Spark on a JVM."""
+    missing = [
+        what
+        for what, found in {
+            "Java": shutil.which("java") or os.environ.get("JAVA_HOME"),
+            "the package delta-spark (the extra jvm)": find_spec("delta"),
+        }.items()
+        if not found
+    ]
+    if missing:
+        unavailable(f"there is no {' and no '.join(missing)}")
+    home = tmp_path_factory.mktemp("engines")
+    sail, jvm = Engine("sail", home), Engine("jvm", home)
+    try:
+        sail.answer()
+        try:
+            jvm.answer()
+        except AssertionError as error:
+            unavailable(f"Spark can't be started: {error}")
+        yield sail, jvm
+    finally:
+        sail.stop()
+        jvm.stop()
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where everything must be there."""
+    if os.environ.get("BIOCLOUD_REQUIRE_ALL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def tables(lake: DataLake) -> dict[str, Any]:
+    """All that must be equal of the tables of a lake, of their rows and of what is known about them."""
+    found = {}
+    for spec in (*TABLES, LOG):
+        table = delta.open_table(lake, spec.path)
+        assert table is not None, spec.path
+        rows = table.to_pyarrow_table()
+        if spec is LOG:
+            rows = rows.drop_columns(["engine", "orchestrator", "run_id", "ingested_at"])
+        found[spec.name] = {
+            "schema": json.loads(table.schema().to_json()),
+            "types": str(rows.schema),
+            "partitions": table.metadata().partition_columns,
+            "properties": table.metadata().configuration,
+            # Engines don't write a number into JSON alike, as 1e-10 or as 1.0E-10, but it is the same number.
+            "rows": sorted(repr(row | rescued(row)) for row in rows.to_pylist()),
+        }
+    return found
+
+
+def rescued(row: dict[str, Any]) -> dict[str, Any]:
+    return {RESCUED_COLUMN: json.loads(row[RESCUED_COLUMN])} if row.get(RESCUED_COLUMN) is not None else {}
+
+
+def test_both_at_once_write_what_one_of_them_writes(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
+    """Into one lake, each its own deliveries; and either replaces what the other has written."""
+    sail, jvm = engines
+    landing, alone, together = (DataLake.at(str(tmp_path / name)) for name in ("in", "alone", "together"))
+    write(tmp_path / "in", nasty.PLAIN)
+    sail(landing, together, nasty.PLAIN, "ingest")
+    hard = nasty.write_all(tmp_path / "in")
+    others = synthetic.write(landing, results=200, seed=11, deliveries=4)
+    for name in others:
+        sail.tell(landing, together, name, "ingest")
+    for name in hard:
+        jvm.tell(landing, together, name, "ingest")
+    for _ in others:
+        assert "refused" not in sail.answer()
+    for name in (*hard, *others):
+        sail.tell(landing, alone, name, "ingest")
+    by_jvm = [jvm.answer() for _ in hard]
+    by_sail = [sail.answer() for _ in (*hard, *others)]
+
+    assert log.ingested(together) == {*hard, *others}
+    expected, found = tables(alone), tables(together)
+    for name in expected:
+        assert found[name] == expected[name], name
+    # Every fault that is reported, with its examples.
+    assert [answer["faults"] for answer in by_jvm] == [answer["faults"] for answer in by_sail[: len(hard)]]
+
+    # What one has written the other builds again as it was delivered, and replaces.
+    assert jvm(landing, together, nasty.UNKNOWN, "verify") == {"differing": []}
+    assert jvm(landing, together, others[0], "verify") == {"differing": []}
+    assert sail(landing, together, nasty.PLAIN, "verify") == {"differing": []}
+    write(tmp_path / "in", nasty.WIDE, sensor=[record("sensor"), record("sensor", id="sensor-2")])
+    for lake in (alone, together):
+        assert sail(landing, lake, nasty.WIDE, "ingest", "verify")["differing"] == []
+    assert tables(together) == tables(alone)
+
+
+def test_both_refuse_the_same_for_the_same_reasons(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
+    landing, lake = DataLake.at(str(tmp_path / "in")), DataLake.at(str(tmp_path / "lake"))
+    result = record("analysis_group_result", media=[None], predictions=[{"region_group_id": "g1", "taxa": None}, None])
+    write(
+        tmp_path / "in",
+        BAD,
+        algorithm=[record("algorithm", id=None), record("algorithm", id="a"), record("algorithm", id="a", name=None)],
+        sensor=[table("sensor"), table("sensor").drop_columns(["type"])],
+        sensor_deployment=[record("sensor_deployment", sensor_id="nowhere")],
+        sensor_media_item=table("sensor_media_item").rename_columns({"captured_at": "captured"}),
+        analysis_group_result=[result],
+    )
+    by_sail, by_jvm = (engine(landing, lake, BAD, "ingest") for engine in engines)
+    assert by_sail == by_jvm
+    assert by_jvm["refused"]
+    kinds = {fault.partition(":")[0] for fault in by_jvm["faults"]}
+    assert kinds >= {"null key", "repeated key", "null value", "null list element", "missing column", "renamed column"}
+    assert "reference to nowhere" in kinds
+    assert not (tmp_path / "lake").exists()
+
+
+def test_the_command_on_s3(engines: tuple[Engine, Engine], s3_server: str, s3_root: str, tmp_path: Path) -> None:
+    """`biocloud ingest` of the sample, with both roots on S3; the other engine goes on with the tables."""
+    sail, jvm = engines
+    landing, lake = (DataLake.at(f"{s3_root}/{name}", endpoint=s3_server) for name in ("in", "lake"))
+    first, *_, last = land_bundled(landing)
+    assert jvm(landing, lake, last, "command") == {"code": 0}
+    sail(landing, lake, first, "ingest")
+    assert sail(landing, lake, last, "verify") == {"differing": []}
+
+    local = DataLake.at(str(tmp_path / "lake"))
+    for name in (first, last):
+        sail(landing, local, name, "ingest")
+    assert tables(lake) == tables(local)
+
+
+def test_the_jvm_is_calm_and_ends_with_its_process(engines: tuple[Engine, Engine]) -> None:
+    """The last of these tests: it stops the JVM."""
+    _, jvm = engines
+    children = jvm.children()
+    assert children
+    assert jvm.stop() == 0
+    deadline = time.monotonic() + 60
+    while any(child.exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(child.exists() for child in children)
+    printed = jvm.printed()
+    assert "testing" not in printed, "no credentials"
+    assert [line for line in printed.splitlines() if "WARN" in line or "INFO" in line or "Exception" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("JAVA_HOME", "/nowhere", "/nowhere/bin/java: No such file"),
+        (
+            "PYSPARK_SUBMIT_ARGS",
+            "--packages org.example:none:1 pyspark-shell",
+            "dependency: org.example#none;1: not found",
+        ),
+    ],
+)
+def test_a_jvm_that_can_not_start_says_why(variable: str, value: str, reason: str) -> None:
+    program = "from biocloud_assets.spark.session import get_session; get_session('jvm')"
+    environment = {**os.environ, variable: value}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert "EngineError" in last
+    assert reason in last
+
+
+def test_the_jars_fit_the_spark_they_are_for() -> None:
+    """Hadoop's S3 must be of the version of the Hadoop that is in PySpark."""
+    import pyspark
+
+    from biocloud_assets.spark import session
+
+    jars = {path.name for path in (Path(pyspark.__file__).parent / "jars").glob("*.jar")}
+    assert f"spark-core_2.13-{pyspark.__version__}.jar" in jars
+    hadoop = next(package.rpartition(":")[2] for package in session._S3A_PACKAGES if "hadoop-aws" in package)
+    assert f"hadoop-client-api-{hadoop}.jar" in jars
