@@ -76,7 +76,8 @@ def token(ti, try_number=None):
 def follow_what_still_runs(context):
     """Before a retry: if the worker of an earlier try died while its run goes on, follow that one.
 
-    The token of an earlier try is answered with the run that it started. If that has ended, this try starts afresh.
+    The token of an earlier try is answered with the run that it started, or starts it if the worker died before that.
+    If it has ended, this try starts afresh.
     """
     task, ti = context["task"], context["ti"]
     task.durable = False  # later providers' own way, which would take a task that is cleared by hand for done
