@@ -122,16 +122,12 @@ def dag_factory(cron: str | None, found: dict[str, Any], folder: Path) -> str:
 def inside(*arguments: str) -> Any:
     """Run Python in the environment of Airflow 3.3, and return what it answers."""
     folder = ROOT / ".biocloud/environments/airflow-3-3"
-    subprocess.run(
-        ["uv", "sync", "--quiet", "--locked", "--only-group", "airflow-3-3", "--python=3.11"],
-        cwd=ROOT / "tests/airflow/environments",
-        env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)},
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
+    python, packages = folder / "bin/python", ROOT / "tests/airflow/environments/airflow-3-3.txt"
+    subprocess.run(["uv", "venv", "--quiet", "--allow-existing", "--python=3.11", str(folder)], check=True)
+    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), str(packages)], check=True)
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
-            [str(folder / "bin/python"), *arguments],
+            [str(python), *arguments],
             env={**os.environ, "AIRFLOW_HOME": home, "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,

@@ -1,6 +1,6 @@
 """An Airflow in an environment of its own, for each version, with the DAGs that are exported from this code.
 
-The environments are made by uv from the lock in `environments/`, below `.biocloud/`, and are kept.
+The environments are made by uv from the lists in `environments/`, below `.biocloud/`, and are kept.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ def _python(group: str) -> Path:
     folder = ROOT / ".biocloud/environments" / group
     if shutil.which("uv") is None:
         _cannot("there is no uv to make an environment for Airflow with")
+    python = folder / "bin/python"
     done = subprocess.run(
-        ["uv", "sync", "--quiet", "--locked", "--only-group", group, "--python=3.11"],
-        cwd=ENVIRONMENTS,
-        env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)},
+        f"uv venv --quiet --allow-existing --python=3.11 '{folder}' && "
+        f"uv pip sync --quiet --python '{python}' '{ENVIRONMENTS / group}.txt'",
+        shell=True,
         capture_output=True,
         text=True,
         timeout=600,
     )
     if done.returncode:
         _cannot(f"uv can't make the environment {group}: {done.stderr[-500:]}")
-    return folder / "bin/python"
+    return python
 
 
 def _cannot(reason: str) -> None:
