@@ -150,11 +150,11 @@ def _report(settings: Settings, day: date, *told: Report | Sighting) -> None:
     from biocloud_assets.home import open_instance
     from biocloud_assets.launch.report import asset_key, values
 
-    instance = open_instance(settings)
-    for report in told:
-        key, metadata = asset_key(report.asset), values(report.metadata)
-        instance.report_runless_asset_event(
-            dg.AssetObservation(key, partition=report.partition, metadata=metadata)
-            if isinstance(report, Sighting)
-            else dg.AssetMaterialization(key, partition=day.isoformat(), metadata=metadata)
-        )
+    with open_instance(settings) as instance:
+        for report in told:
+            key, metadata = asset_key(report.asset), values(report.metadata)
+            instance.report_runless_asset_event(
+                dg.AssetObservation(key, partition=report.partition, metadata=metadata)
+                if isinstance(report, Sighting)
+                else dg.AssetMaterialization(key, partition=day.isoformat(), metadata=metadata)
+            )

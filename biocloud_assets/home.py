@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import yaml
+
 from biocloud_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,5 +42,15 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     """The instance in that home, in which the UI shows what was run."""
     prepare_home(settings)
     import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
 
-    return dg.DagsterInstance.get()
+    if any("storage" in name for name in yaml.safe_load((settings.dagster / "dagster.yaml").read_text()) or ()):
+        return dg.DagsterInstance.get()  # somebody has chosen another one
+    event_log = {
+        "module": "biocloud_assets.event_log",
+        "class": "OpenSqliteEventLogStorage",
+        "config": {"base_dir": str(settings.dagster / "history" / "runs")},  # where Dagster's own has it
+    }
+    return dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(settings.dagster), overrides={"event_log_storage": event_log})
+    )
