@@ -8,6 +8,7 @@ Exit codes: 0 all well, 1 a delivery was refused or failed (the others are done)
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -18,8 +19,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -305,10 +305,10 @@ def _wait_until_quiet(settings: Settings, looks: list[deliveries_.Contents]) -> 
 def _state(settings: Settings, contents: deliveries_.Contents) -> Outcome:
     """The state of a delivery that isn't in the log."""
     if (settings.dagster / "dagster.yaml").exists():
-        instance = open_instance(settings)
         from biocloud_assets.raw.dsi.sensors import refusal
 
-        refused = refusal(instance, contents.delivery)
+        with open_instance(settings) as instance:
+            refused = refusal(instance, contents.delivery)
         if refused is not None and refused[0] == contents.fingerprint:
             return Outcome(contents.delivery, "refused", refused[1])
     if contents.missing:
@@ -335,20 +335,24 @@ def _run_all(settings: Settings, todo: list[deliveries_.Contents], *, quiet: boo
             hint="Set BIOCLOUD_LAUNCHER, or start the run in Dagster's UI.",
         )
     outcomes = []
-    with _interruptible() as running, _bar(quiet=quiet) as progress, _engine(settings, todo[0].delivery) as engine:
+    with _interruptible() as running, _bar(quiet=quiet) as progress, ExitStack() as stack:
         task = progress.add_task("Starting", total=None)
-        instance = open_instance(settings)
-        from biocloud_assets.definitions import build_definitions
+        running.delivery = todo[0].delivery
+        first = stack.enter_context(ExitStack())
+        first.enter_context(_ahead(settings, running.delivery))  # while Dagster starts
+        with _no_collecting():
+            instance = stack.enter_context(open_instance(settings))
+            from biocloud_assets.definitions import build_definitions
 
-        job = build_definitions(settings).resolve_job_def("dsi_raw")
+            job = build_definitions(settings).resolve_job_def("dsi_raw")
         steps = len(job.nodes)
         progress.update(task, total=steps * len(todo))
-        engine.result()
         instance.add_dynamic_partitions("dsi_delivery", [contents.delivery for contents in todo])
         for number, contents in enumerate(todo):
             run_id = str(uuid.uuid4())
             running.delivery, running.run_id = contents.delivery, run_id
-            with _following(instance, run_id, progress, task, contents.delivery):
+            ahead = first.pop_all() if number == 0 else _ahead(settings, contents.delivery)
+            with ahead, _following(instance, run_id, progress, task, contents.delivery):
                 result = job.execute_in_process(
                     instance=instance,
                     run_id=run_id,
@@ -384,9 +388,9 @@ def _interruptible() -> Iterator[_Running]:
     def wait() -> None:
         while not over.is_set():
             # Python may return from this with random numbers, if another signal comes as the time is over.
-            received = signal.sigtimedwait(signals, 0.2)
+            received = signal.sigtimedwait(signals, 0.05)
             if received is not None and received.si_signo in signals:
-                arguments = ["take-back", *([running.delivery, running.run_id] if running.run_id else [])]
+                arguments = ["take-back", *([running.delivery, running.run_id] if running.delivery else [])]
                 os.execv(sys.executable, [sys.executable, "-m", "biocloud_assets.cli", *arguments])
 
     # Blocked before any other thread starts, for threads inherit it.
@@ -413,34 +417,43 @@ def take_back(delivery: str = typer.Argument(""), run_id: str = typer.Argument("
 
         if tables := withdraw(_place(settings), delivery):
             err.print(f"Took {delivery} back out of {', '.join(tables)}.")
-        instance = open_instance(settings)
-        run = instance.get_run_by_id(run_id)
-        if run is not None and not run.is_finished:
-            instance.report_run_canceled(run, message="Interrupted on the command line.")
+        with open_instance(settings) as instance:
+            run = instance.get_run_by_id(run_id)
+            if run is not None and not run.is_finished:
+                instance.report_run_canceled(run, message="Interrupted on the command line.")
     err.print("Interrupted. What is in the lake is whole; the same command goes on with the rest.")
     raise typer.Exit(_INTERRUPTED)
 
 
 @contextmanager
-def _engine(settings: Settings, first: str) -> Iterator[Future[Any]]:
-    """Start the engine, and inspect the first delivery on it, beside Dagster: neither waits for the other.
+def _ahead(settings: Settings, delivery: str) -> Iterator[None]:
+    """Do the work of a delivery's run ahead of Dagster, which only asks for what has been done: neither waits.
 
-    Whatever is wrong with the delivery, its run finds again and reports. There is nothing to start where the steps run
-    on Databricks.
+    Whatever goes wrong, the run finds again and reports. Steps that are launched are done elsewhere, so not these.
     """
+    if settings.launches != "none":
+        yield
+        return
+    from biocloud_assets.launch.ahead import ahead
+    from biocloud_assets.raw.dsi.steps import before_the_log
+    from biocloud_assets.run_step import Step, perform
+    from biocloud_assets.steps import Run
 
-    def inspect_ahead() -> None:
-        from biocloud_assets.raw.dsi.ingest import inspect
+    place, who = _place(settings), Run(settings.engine, "dagster", "")
+    steps = [Step(assets, checks, delivery) for assets, checks in before_the_log()]
+    with ahead(steps, lambda step: perform(step, place, None, who)):
+        yield
 
-        inspect(_place(settings), first)
 
-    with ThreadPoolExecutor(1) as pool:
-        if settings.launches != "none":
-            yield pool.submit(lambda: None)
-            return
-        place = pool.submit(_place, settings)
-        pool.submit(inspect_ahead)
-        yield place
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Don't look for garbage among what is being loaded, now or later: it all stays, and there is very much of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _outcome(settings: Settings, contents: deliveries_.Contents, result: dg.ExecuteInProcessResult) -> Outcome:
@@ -500,10 +513,11 @@ def _following(
     def follow() -> None:
         import dagster as dg
 
+        marks = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS}
         cursor = None
         step = "starting"
         while not stop.wait(0.5):
-            records = instance.get_records_for_run(run_id, cursor=cursor)
+            records = instance.get_records_for_run(run_id, cursor=cursor, of_type=marks)
             cursor = records.cursor
             for record in records.records:
                 event = record.event_log_entry.dagster_event
@@ -577,6 +591,8 @@ def main() -> None:
     except BiocloudError as error:
         err.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         sys.exit(2 if isinstance(error, (SettingsError, DeliveryNameError, RunDateError)) else 1)
+    finally:
+        gc.freeze()  # the process ends: nothing has to be freed piece by piece
 
 
 if __name__ == "__main__":

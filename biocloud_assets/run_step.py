@@ -68,7 +68,7 @@ class Step:
         return [*found, "--dry-run"] if self.dry_run else found
 
 
-def perform(step: Step, place: Place, curated: DataLake | None, who: Run, log: logging.Logger) -> Iterator[Told]:
+def perform(step: Step, place: Place, curated: DataLake | None, who: Run) -> Iterator[Told]:
     """Do a step, here and now.
 
     Args:
@@ -76,7 +76,6 @@ def perform(step: Step, place: Place, curated: DataLake | None, who: Run, log: l
         place: where.
         curated: the lake of the curated layer; none will do where no asset of it is made.
         who: who asked for it.
-        log: where it tells how it goes.
 
     Yields:
         what it made and what its checks found, as soon as that is known.
@@ -88,7 +87,7 @@ def perform(step: Step, place: Place, curated: DataLake | None, who: Run, log: l
         raise SettingsError(SCRIPT, expected="--step or --check", found="neither", hint="Say what is to be done.")
     later = [address for address in step.assets if address.startswith("curated/")]
     if earlier := [address for address in step.assets if address not in later]:
-        yield from raw.run(place, earlier, step.delivery or "", who, log)
+        yield from raw.run(place, earlier, step.delivery or "", who)
     if later:
         if curated is None:
             raise SettingsError(
@@ -133,9 +132,9 @@ def main(arguments: Sequence[str]) -> None:
             curated = DataLake.at(given.curated_root, endpoint=endpoint) if given.curated_root else None
             who = Run(given.engine, given.orchestrator, given.run_id)
             failed = []
-            for report in perform(step, place, curated, who, log):
+            for report in perform(step, place, curated, who):
                 _tell(report, log)
-                failed += [check for check in _checks(report) if check.blocking and not check.passed]
+                failed += [check for check in checks_of(report) if check.blocking and not check.passed]
                 if pipes is not None:
                     pipes.report_custom_message(to_message(report))
         except (BiocloudError, AnalysisException) as error:
@@ -190,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _checks(report: Told) -> tuple[CheckReport, ...]:
+def checks_of(report: Told) -> tuple[CheckReport, ...]:
+    """The checks that a report tells of."""
     match report:
         case CheckReport():
             return (report,)
@@ -199,16 +199,20 @@ def _checks(report: Told) -> tuple[CheckReport, ...]:
     return ()
 
 
+def level_of(check: CheckReport) -> int:
+    """How loud a log is to tell of a check."""
+    return logging.INFO if check.passed else logging.ERROR if check.blocking else logging.WARNING
+
+
 def _tell(report: Told, log: logging.Logger) -> None:
     """Put what a step reports into its log, for those who read it there."""
     if not isinstance(report, CheckReport):
         plain = {"int", "bool"}
         numbers = [f"{k} {v['raw_value']}" for k, v in report.metadata.items() if v["type"] in plain]
         log.info("%s: %s", report.asset, ", ".join(numbers))
-    for check in _checks(report):
-        level = logging.INFO if check.passed else logging.ERROR if check.blocking else logging.WARNING
+    for check in checks_of(report):
         verdict = "passed" if check.passed else "FAILED"
-        log.log(level, "%s, %s: %s %s", check.asset, check.name, verdict, check.description)
+        log.log(level_of(check), "%s, %s: %s %s", check.asset, check.name, verdict, check.description)
 
 
 @contextmanager

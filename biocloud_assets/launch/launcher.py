@@ -11,7 +11,6 @@ What doesn't: submitting runs to Databricks (`step_launcher`, `pipes`), and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +18,10 @@ import dagster as dg
 from pyspark.errors import AnalysisException
 
 from biocloud_assets.errors import BiocloudError, EngineError
+from biocloud_assets.launch.ahead import told
 from biocloud_assets.launch.report import to_dagster
 from biocloud_assets.resources import LakehouseResource
-from biocloud_assets.run_step import Step, Told, perform
+from biocloud_assets.run_step import Step, Told, checks_of, level_of, perform
 from biocloud_assets.settings import Settings
 from biocloud_assets.steps import Run
 
@@ -80,15 +80,10 @@ def reports(context: Context, lakehouse: LakehouseResource, step_launcher: Any, 
         return
     who = Run(lakehouse.engine, "dagster", context.run.run_id)
     with _no_retry_of_what_stays_wrong():
-        yield from _ahead(perform(step, lakehouse.place(), lakehouse.curated(), who, context.log))
-
-
-def _ahead(told: Iterator[Told]) -> Iterator[Told]:
-    """The same, but the engine works on the next report while Dagster notes the last one, which takes it long."""
-    with ThreadPoolExecutor(1) as engine:
-        following = engine.submit(next, told, None)
-        while (report := following.result()) is not None:
-            following = engine.submit(next, told, None)
+        for report in told(step, lambda step: perform(step, lakehouse.place(), lakehouse.curated(), who)):
+            for check in checks_of(report):
+                if not check.passed:
+                    context.log.log(level_of(check), check.description)
             yield report
 
 

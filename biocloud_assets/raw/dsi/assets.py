@@ -105,9 +105,8 @@ def _make(
     context: dg.AssetExecutionContext, lakehouse: LakehouseResource, step_launcher: Any
 ) -> Iterator[dg.MaterializeResult]:
     """Make those assets of the step that are selected."""
-    selected = {key.to_user_string() for key in context.selected_asset_keys}
-    assets = tuple(key.to_user_string() for key in context.assets_def.keys if key.to_user_string() in selected)
-    yield from run_step(context, lakehouse, step_launcher, Step(assets, delivery=context.partition_key))
+    assets = sorted(key.to_user_string() for key in context.selected_asset_keys)
+    yield from run_step(context, lakehouse, step_launcher, Step(tuple(assets), delivery=context.partition_key))
 
 
 def _copied(table: Table) -> dg.AssetsDefinition:

@@ -8,7 +8,6 @@ What belongs here: which step makes which asset, and what is told of it. What do
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator
 
 from biocloud_assets import steps
@@ -37,7 +36,18 @@ def landing_address(folder: str) -> str:
     return f"landing/dsi/{folder}"
 
 
-def run(place: Place, assets: Collection[str], delivery: str, who: Run, log: logging.Logger) -> Iterator[Report]:
+def before_the_log() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The steps of the job but for the log, each with its assets and its checks, in the order in which Dagster asks."""
+    folders = tuple(sorted(landing_address(folder.name) for folder in contract.FOLDERS))
+    together: dict[str, list[str]] = {}  # the tables that are un-nested from one folder are one step's
+    for table in TABLES:
+        together.setdefault(str(table.folder), []).append(table.path)
+    tables = [tuple(sorted(together[folder])) for folder in sorted(together)]
+    checks = tuple(sorted(f"{table.path}:{name}" for table in TABLES for name in quality.checks_of(table)))
+    return [(folders, ()), *((paths, ()) for paths in tables), ((), checks)]
+
+
+def run(place: Place, assets: Collection[str], delivery: str, who: Run) -> Iterator[Report]:
     """Make some assets of a delivery, in the order in which they depend on each other.
 
     Args:
@@ -45,7 +55,6 @@ def run(place: Place, assets: Collection[str], delivery: str, who: Run, log: log
         assets: their addresses.
         delivery: the delivery's name.
         who: who asked for it; the delivery log says so.
-        log: where the faults of a delivery are told, one by one.
 
     Yields:
         a report for each asset, as soon as it is made.
@@ -66,7 +75,7 @@ def run(place: Place, assets: Collection[str], delivery: str, who: Run, log: log
                 hint="See docs/data-architecture/raw/dsi.md for the names.",
             )
     if folders:
-        yield from _inspect(place, folders, delivery, log)
+        yield from _inspect(place, folders, delivery)
     for table in tables:
         yield _write(place, table, delivery)
     if LOG.path in assets:
@@ -110,13 +119,9 @@ def check(place: Place, checks: Collection[str], delivery: str | None) -> Iterat
                 )
 
 
-def _inspect(place: Place, folders: list[Folder], delivery: str, log: logging.Logger) -> Iterator[Report]:
+def _inspect(place: Place, folders: list[Folder], delivery: str) -> Iterator[Report]:
     """Inspect a delivery: every fault is found before any table is touched, and all are reported at once."""
     inspection = ingest.inspect(place, delivery, again=True)
-    for fault in inspection.warnings:
-        log.warning("%s", fault)
-    for fault in inspection.errors:
-        log.error("%s", fault)
     for folder in folders:
         yield Report(
             landing_address(folder.name),

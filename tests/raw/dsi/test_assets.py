@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 from deliveries import DELIVERY, record, write
 
+from biocloud_assets import launch
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract, ingest, log, quality
@@ -23,9 +25,11 @@ from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, RESU
 from biocloud_assets.raw.dsi.delivery import look
 from biocloud_assets.raw.dsi.partitions import deliveries
 from biocloud_assets.raw.dsi.sensors import refusal
-from biocloud_assets.raw.dsi.steps import LANDING_CHECKS
+from biocloud_assets.raw.dsi.steps import LANDING_CHECKS, before_the_log
+from biocloud_assets.run_step import Step, Told, perform
 from biocloud_assets.settings import Settings
 from biocloud_assets.spark.session import get_session
+from biocloud_assets.steps import Run
 
 PREDICTION = "analysis_group_result_prediction"
 UNNESTED = [table.name for table in TABLES if table.folder == RESULT]
@@ -332,3 +336,49 @@ def test_without_a_partition_the_checks_are_of_all_deliveries(world: World) -> N
     world.land(DELIVERY)
     world.write(DELIVERY, "sensor")
     assert set(world.check(None, "sensor")) == {("sensor", "row_count"), ("sensor", "key")}
+
+
+# What the command line does ahead of Dagster
+
+
+def test_what_is_done_ahead_is_all_that_the_job_asks_for_but_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.land(DELIVERY)
+    place, who = ingest.Place(get_session("sail"), world.landing, world.lake), Run("sail", "dagster", "")
+    asked: list[Step] = []
+    left: list[Step] = []
+
+    def told(step: Step, do: Callable[[Step], Iterator[Told]]) -> Iterator[Told]:
+        asked.append(step)
+        return launch.ahead.told(step, do)
+
+    def perform_now(step: Step, *where: Any) -> Iterator[Told]:
+        left.append(step)
+        return perform(step, *where)
+
+    monkeypatch.setattr(launch.launcher, "told", told)
+    monkeypatch.setattr(launch.launcher, "perform", perform_now)
+    steps = [Step(assets, checks, DELIVERY) for assets, checks in before_the_log()]
+    with launch.ahead.ahead(steps, lambda step: perform(step, place, None, who)):
+        assert world.run(DELIVERY).success
+    assert left == [Step((LOG.path,), (), DELIVERY)]
+    assert asked == [*steps, *left]
+
+
+def test_of_a_refused_delivery_nothing_is_written_ahead(world: World) -> None:
+    world.land(DELIVERY, algorithm=[record("algorithm", id=None)])
+    place, who = ingest.Place(get_session("sail"), world.landing, world.lake), Run("sail", "dagster", "")
+    steps = [Step(assets, checks, DELIVERY) for assets, checks in before_the_log()]
+    with launch.ahead.ahead(steps, lambda step: perform(step, place, None, who)):
+        result = world.run(DELIVERY)
+    assert not result.success
+    assert re.search(NULL_KEY, "\n".join(str(check.description) for check in failed(result).values()))
+    assert not world.lake_root.exists()
+
+
+def test_the_faults_of_a_delivery_are_in_the_log_of_its_run(world: World) -> None:
+    world.land(DELIVERY, algorithm=[record("algorithm", id=None)])
+    result = world.run(DELIVERY)
+    logged = [event for event in world.instance.all_logs(result.run_id) if re.search(NULL_KEY, event.user_message)]
+    assert [event.level for event in logged if event.dagster_event is None] == [logging.ERROR]
