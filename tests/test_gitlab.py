@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from biocloud_assets.environments import load_environment
+from tests.needs import unavailable
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,7 +103,7 @@ def gitlab_ci_local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command, from npm's registry."""
     for needed in ("npm", "rsync", "git", "uv"):
         if shutil.which(needed) is None:
-            _cannot(f"there is no {needed}")
+            unavailable(f"there is no {needed}")
     folder = tmp_path_factory.mktemp("npm")
     done = subprocess.run(
         ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, GITLAB_CI_LOCAL],
@@ -111,14 +112,8 @@ def gitlab_ci_local(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=300,
     )
     if done.returncode:
-        _cannot(f"npm can't install {GITLAB_CI_LOCAL}: {done.stderr[-500:]}")
+        unavailable(f"npm can't install {GITLAB_CI_LOCAL}: {done.stderr[-500:]}")
     return folder / "node_modules/.bin/gitlab-ci-local"
-
-
-def _cannot(reason: str) -> None:
-    if os.environ.get("BIOCLOUD_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")

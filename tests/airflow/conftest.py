@@ -22,6 +22,7 @@ from biocloud_assets.lake import DataLake
 from tests.databricks_workspace.fixture import GIT_URL
 from tests.databricks_workspace.server import POOL_ID, SPARK_VERSION, Workspace
 from tests.launch.conftest import code, commit, git  # noqa: F401
+from tests.needs import unavailable
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = Path(__file__).with_name("environments")
@@ -37,7 +38,7 @@ def _python(group: str) -> Path:
     """
     folder = ROOT / ".biocloud/environments" / group
     if shutil.which("uv") is None:
-        _cannot("there is no uv to make an environment for Airflow with")
+        unavailable("there is no uv to make an environment for Airflow with")
     python = folder / "bin/python"
     done = subprocess.run(
         f"uv venv --quiet --allow-existing --python=3.11 '{folder}' && "
@@ -48,14 +49,8 @@ def _python(group: str) -> Path:
         timeout=600,
     )
     if done.returncode:
-        _cannot(f"uv can't make the environment {group}: {done.stderr[-500:]}")
+        unavailable(f"uv can't make the environment {group}: {done.stderr[-500:]}")
     return python
-
-
-def _cannot(reason: str) -> None:
-    if os.environ.get("BIOCLOUD_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 class Airflow:

@@ -5,7 +5,7 @@ What belongs here: keys, dependencies, metadata, policies, and which step makes 
     landing/dsi/<folder>  ──►  raw/dsi/<table>  ──►  raw/dsi/delivery
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from biocloud_assets.launch.launcher import run_step
 from biocloud_assets.launch.report import metadata_value
 from biocloud_assets.raw.dsi import contract, steps
 from biocloud_assets.raw.dsi.checks import landing_check_specs, landing_key, table_key
-from biocloud_assets.raw.dsi.contract import LOG, RESULT, TABLES, Folder, Table
+from biocloud_assets.raw.dsi.contract import LOG, RESULT, TABLES, Column, Field, Presence, Table
 from biocloud_assets.raw.dsi.partitions import deliveries
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.run_step import Step
@@ -25,31 +25,18 @@ _TAGS = {"domain": "dsi"}
 _RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
-def _columns_of(table: Table) -> dg.TableSchema:
-    key = set(table.required_key)
+def _columns(columns: Iterable[Field | Column], required: Iterable[str]) -> dg.TableSchema:
+    """The columns of a folder or of a table, and which of them are never null."""
+    never_null = set(required)
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 column.name,
                 contract.type_name(column.type),
                 description=column.description,
-                constraints=dg.TableColumnConstraints(nullable=column.name not in key),
+                constraints=dg.TableColumnConstraints(nullable=column.name not in never_null),
             )
-            for column in table.columns
-        ]
-    )
-
-
-def _folder_columns(folder: Folder) -> dg.TableSchema:
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                item.name,
-                contract.type_name(item.type),
-                description=item.description,
-                constraints=dg.TableColumnConstraints(nullable=item.presence is contract.Presence.OPTIONAL),
-            )
-            for item in folder.fields
+            for column in columns
         ]
     )
 
@@ -66,7 +53,7 @@ def _table_spec(table: Table) -> dg.AssetSpec:
         tags={**_TAGS, "layer": "raw"},
         partitions_def=deliveries,
         metadata={
-            "dagster/column_schema": _columns_of(table),
+            "dagster/column_schema": _columns(table.columns, table.required_key),
             "dagster/column_lineage": metadata_value(steps.column_lineage(table)),
             "key": ", ".join(table.key),
         },
@@ -82,7 +69,11 @@ _landing_specs = [
         owners=["team:dsi"],
         tags={**_TAGS, "layer": "landing"},
         partitions_def=deliveries,
-        metadata={"dagster/column_schema": _folder_columns(folder)},
+        metadata={
+            "dagster/column_schema": _columns(
+                folder.fields, (item.name for item in folder.fields if item.presence is not Presence.OPTIONAL)
+            )
+        },
     )
     for folder in contract.FOLDERS
 ]
@@ -144,7 +135,7 @@ def unnested_tables(
     owners=_OWNERS,
     tags={**_TAGS, "layer": "raw"},
     partitions_def=deliveries,
-    metadata={"dagster/column_schema": _columns_of(LOG)},
+    metadata={"dagster/column_schema": _columns(LOG.columns, LOG.required_key)},
     retry_policy=_RETRIES,
     pool="raw_dsi_delivery",
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=2)),

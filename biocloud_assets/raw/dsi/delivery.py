@@ -1,6 +1,6 @@
 """A delivery in the landing zone: its name, its files, how new ones are found and when one is complete.
 
-What belongs here: names, listings and times. What doesn't: what is inside the files (`validation`, `source`).
+What belongs here: names, listings and times. What doesn't: what is inside the files (`files`, `validation`, `source`).
 
 A delivery lies at `<landing root>/dsi/<datetime>/<folder>/*.parquet`.
 """

@@ -26,8 +26,9 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract, log, source
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, TABLES, Table
 from biocloud_assets.raw.dsi.delivery import look
+from biocloud_assets.raw.dsi.files import Inspection
 from biocloud_assets.raw.dsi.unnest import unnest
-from biocloud_assets.raw.dsi.validation import Inspection, validate
+from biocloud_assets.raw.dsi.validation import validate
 from biocloud_assets.spark import delta
 
 

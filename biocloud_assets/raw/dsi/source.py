@@ -1,7 +1,7 @@
 """A folder's files as the contract has them: one frame with its columns, types and order, and the rest rescued.
 
 What belongs here: casting what may be widened, and keeping what the contract doesn't know as JSON in `_rescued`. What
-doesn't: judging files (`validation`) and un-nesting (`unnest`).
+doesn't: judging files (`files`, `validation`) and un-nesting (`unnest`).
 
 A structure that stands in a list gets a `_rescued` of its own, for it becomes a row of its own. Where it doesn't (a
 prediction, which has one row for each of its taxa), what is rescued goes down to the innermost list's rows, as a JSON
@@ -27,7 +27,7 @@ from biocloud_assets.spark.session import file_path, on_sail
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-    from biocloud_assets.raw.dsi.validation import SourceFile
+    from biocloud_assets.raw.dsi.files import SourceFile
 
 # What is rescued: the names that lead to it from the row that keeps it, and its values.
 _Rescued = list[tuple[tuple[str, ...], "Column"]]

@@ -14,8 +14,8 @@ from biocloud_assets import steps
 from biocloud_assets.errors import SettingsError
 from biocloud_assets.raw.dsi import contract, ingest, quality
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, TABLES, Folder, Table
+from biocloud_assets.raw.dsi.files import Fault, Inspection
 from biocloud_assets.raw.dsi.ingest import Place
-from biocloud_assets.raw.dsi.validation import Fault, Inspection
 from biocloud_assets.spark import delta
 from biocloud_assets.steps import CheckReport, Report, Run, Value
 

@@ -16,9 +16,9 @@ from pyspark.sql import functions as F
 from biocloud_assets.raw.dsi import contract, source
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, RESCUED_COLUMN, RESULT, Folder
 from biocloud_assets.raw.dsi.delivery import look
+from biocloud_assets.raw.dsi.files import inspect_files
 from biocloud_assets.raw.dsi.ingest import Place
 from biocloud_assets.raw.dsi.unnest import renest
-from biocloud_assets.raw.dsi.validation import inspect_files
 from biocloud_assets.spark import delta
 
 _EXAMPLES = 5

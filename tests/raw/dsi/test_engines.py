@@ -25,6 +25,7 @@ from biocloud_assets.raw.dsi import log
 from biocloud_assets.raw.dsi.contract import LOG, RESCUED_COLUMN, TABLES
 from biocloud_assets.sample import land_bundled, synthetic
 from biocloud_assets.spark import delta
+from tests.needs import unavailable
 
 pytestmark = [pytest.mark.jvm, pytest.mark.timeout(1800)]
 
@@ -107,13 +108,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterato
     finally:
         sail.stop()
         jvm.stop()
-
-
-def unavailable(reason: str) -> None:
-    """Skip, or fail where everything must be there."""
-    if os.environ.get("BIOCLOUD_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def tables(lake: DataLake) -> dict[str, Any]:

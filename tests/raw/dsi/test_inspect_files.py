@@ -22,7 +22,7 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract
 from biocloud_assets.raw.dsi.contract import RESULT
 from biocloud_assets.raw.dsi.delivery import look
-from biocloud_assets.raw.dsi.validation import Fault, Inspection, Kind, inspect_files
+from biocloud_assets.raw.dsi.files import Fault, Inspection, Kind, inspect_files
 
 FOLDERS = [folder.name for folder in contract.FOLDERS]
 FIELDS = [(folder.name, path) for folder in contract.FOLDERS for path, _ in contract.walk(folder.fields)]

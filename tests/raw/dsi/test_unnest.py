@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from biocloud_assets.lake import DataLake, FileInfo
 from biocloud_assets.raw.dsi import contract, source
 from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, RESCUED_COLUMN, RESULT, ListOf, Presence, Struct
+from biocloud_assets.raw.dsi.files import SourceFile
 from biocloud_assets.raw.dsi.unnest import renest, unnest
-from biocloud_assets.raw.dsi.validation import SourceFile
 from biocloud_assets.spark import delta
 from biocloud_assets.spark.session import get_session
 

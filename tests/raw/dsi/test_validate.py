@@ -14,7 +14,8 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi import contract, ingest
 from biocloud_assets.raw.dsi.contract import RESULT
 from biocloud_assets.raw.dsi.delivery import look
-from biocloud_assets.raw.dsi.validation import Fault, Inspection, Kind, validate
+from biocloud_assets.raw.dsi.files import Fault, Inspection, Kind
+from biocloud_assets.raw.dsi.validation import validate
 from biocloud_assets.spark.session import get_session
 
 
