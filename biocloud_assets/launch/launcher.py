@@ -80,7 +80,8 @@ def reports(context: Context, lakehouse: LakehouseResource, step_launcher: Any, 
         return
     who = Run(lakehouse.engine, "dagster", context.run.run_id)
     with _no_retry_of_what_stays_wrong():
-        for report in told(step, lambda step: perform(step, lakehouse.place(), lakehouse.curated(), who)):
+        place, curated = lakehouse.place(), lakehouse.curated()  # here: a runtime's session is that of this thread
+        for report in told(step, lambda step: perform(step, place, curated, who)):
             for check in checks_of(report):
                 if not check.passed:
                     context.log.log(level_of(check), check.description)
