@@ -573,7 +573,9 @@ def _show_outcomes(settings: Settings, outcomes: list[Outcome], wrote: bool) -> 
     example = lake.uri("raw/dsi/sensor_deployment")
     out.print(f"\nThe lake     {lake.uri('raw/dsi')}", soft_wrap=True)
     out.print("Look at it   uv run biocloud dev")
-    read = f"import deltalake; print(deltalake.DeltaTable('{example}').to_pandas())"
+    # Not `DeltaTable.to_pandas`, with which one process in eight aborts as it ends: see `log`.
+    rows = f"d.QueryBuilder().register('t', d.DeltaTable('{example}')).execute('select * from t')"
+    read = f"import deltalake as d, pyarrow as pa; print(pa.table({rows}).to_pandas())"
     out.print(f'Read a table uv run python -c "{escape(read)}"', soft_wrap=True)
 
 

@@ -97,6 +97,16 @@ def test_the_line_that_reads_a_table_works(sampled: tuple[Biocloud, str]) -> Non
     assert all(deployment in shown for deployment in ("00a2c20d", "29b7d356", "577b543a", "62c200a9"))
 
 
+def test_reading_the_log_lets_a_process_end_in_peace(sampled: tuple[Biocloud, str]) -> None:
+    """Arrow's threads outlive some ways of reading a table, and then abort the process: exit code 134, work done."""
+    biocloud, _ = sampled
+    program = "import sys; from biocloud_assets.lake import DataLake; from biocloud_assets.raw.dsi import log; "
+    program += f"assert log.read(DataLake.at(sys.argv[1]), '{BUNDLED[0]}')"
+    command = [sys.executable, "-c", program, str(biocloud.home / "lake")]
+    for _ in range(10):  # it was one time in three
+        assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
 def test_a_second_run_writes_nothing_and_says_so(sampled: tuple[Biocloud, str]) -> None:
     biocloud, _ = sampled
     before = biocloud.versions()

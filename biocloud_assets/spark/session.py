@@ -33,9 +33,9 @@ _SAIL_ENVIRONMENT = {
     "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
 }
 
-# For each function that is called on a column, PySpark looks where in the code that was, to tell it with an error of the
-# engine, and on the way for an IPython that isn't there. An expression takes ten times as long with it.
-_NO_CALL_SITES = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
+# For each function that is called on a column, PySpark looks where in the code that was, to tell it with an error of
+# the engine, and on the way for an IPython that isn't there. An expression takes ten times as long with it.
+_CALL_SITES = "spark.python.sql.dataFrameDebugging.enabled"
 
 _S3A_PACKAGES = (
     "org.apache.hadoop:hadoop-aws:3.5.0",  # the Hadoop that is in PySpark
@@ -53,7 +53,7 @@ _JVM_CONFIGURATION = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    **_NO_CALL_SITES,
+    _CALL_SITES: "false",
     "spark.jars.excludes": ",".join(
         (
             "software.amazon.awssdk:bundle",
@@ -170,7 +170,7 @@ def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     server.start(background=True)
     _, port = server.listening_address
     builder = SparkSession.builder.remote(f"sc://127.0.0.1:{port}")
-    return builder.config(map=_NO_CALL_SITES).getOrCreate(), server
+    return builder.config(_CALL_SITES, "false").getOrCreate(), server
 
 
 def _start_jvm(s3_endpoint: str | None) -> tuple[SparkSession, Any]:

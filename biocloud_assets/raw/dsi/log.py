@@ -32,5 +32,11 @@ def read_all(lake: DataLake, deliveries: Collection[str]) -> dict[str, dict[str,
     table = delta.open_table(lake, LOG.path) if deliveries else None
     if table is None:
         return {}
-    rows = table.to_pyarrow_table(filters=[(DELIVERY_COLUMN, "in", list(deliveries))]).to_pylist()
+    import pyarrow as pa
+    from deltalake import QueryBuilder
+
+    # Not `to_pyarrow_table`: with it, a process that ends soon after sometimes aborts (delta-io/delta-rs#2184).
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in deliveries)
+    query = f"SELECT * FROM log WHERE {DELIVERY_COLUMN} IN ({names})"
+    rows = pa.table(QueryBuilder().register("log", table).execute(query)).to_pylist()
     return {row[DELIVERY_COLUMN]: dict(row) for row in rows}
