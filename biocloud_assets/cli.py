@@ -435,13 +435,15 @@ def _ahead(settings: Settings, delivery: str) -> Iterator[None]:
         yield
         return
     from biocloud_assets.launch.ahead import ahead
-    from biocloud_assets.raw.dsi.steps import before_the_log
+    from biocloud_assets.raw.dsi.steps import lanes
     from biocloud_assets.run_step import Step, perform
     from biocloud_assets.steps import Run
 
     place, who = _place(settings), Run(settings.engine, "dagster", "")
-    steps = [Step(assets, checks, delivery) for assets, checks in before_the_log()]
-    with ahead(steps, lambda step: perform(step, place, None, who)):
+    with ExitStack() as lanes_:
+        for lane in lanes():
+            steps = [Step(assets, delivery=delivery) for assets in lane]
+            lanes_.enter_context(ahead(steps, lambda step: perform(step, place, None, who)))
         yield
 
 

@@ -4,7 +4,7 @@ What belongs here: doing steps in a thread of their own, in the order in which D
 over what they report. What doesn't: which steps these are, and Dagster, which needn't be there yet when they begin.
 
 Nothing is written that Dagster would have kept back: a step that writes looks for itself whether it may
-(`raw.dsi.ingest`), and the delivery log isn't among the steps that are done ahead.
+(`raw.dsi.ingest`), and the delivery log isn't among the steps that are done ahead. Several threads may go side by side.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from biocloud_assets import steps
 from biocloud_assets.errors import SettingsError
 from biocloud_assets.raw.dsi import contract, ingest, quality
-from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, TABLES, Folder, Table
+from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, LOG, RESULT, TABLES, Folder, Table
 from biocloud_assets.raw.dsi.files import Fault, Inspection
 from biocloud_assets.raw.dsi.ingest import Place
 from biocloud_assets.spark import delta
@@ -36,15 +36,18 @@ def landing_address(folder: str) -> str:
     return f"landing/dsi/{folder}"
 
 
-def before_the_log() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The steps of the job but for the log, each with its assets and its checks, in the order in which Dagster asks."""
+def lanes() -> list[list[tuple[str, ...]]]:
+    """The steps that make the folders and tables of a delivery, each with its assets, as they can go side by side.
+
+    A lane has its steps in the order in which Dagster asks for them. No other one needs to wait but for the inspection,
+    and for that each step waits itself. What comes after the tables, their checks and the log, is in no lane.
+    """
     folders = tuple(sorted(landing_address(folder.name) for folder in contract.FOLDERS))
-    together: dict[str, list[str]] = {}  # the tables that are un-nested from one folder are one step's
-    for table in TABLES:
-        together.setdefault(str(table.folder), []).append(table.path)
-    tables = [tuple(sorted(together[folder])) for folder in sorted(together)]
-    checks = tuple(sorted(f"{table.path}:{name}" for table in TABLES for name in quality.checks_of(table)))
-    return [(folders, ()), *((paths, ()) for paths in tables), ((), checks)]
+    copied: list[tuple[str, ...]] = [
+        (table.path,) for table in sorted(TABLES, key=lambda table: table.path) if table.folder != RESULT
+    ]
+    unnested = tuple(sorted(table.path for table in TABLES if table.folder == RESULT))
+    return [[folders, unnested], copied]
 
 
 def run(place: Place, assets: Collection[str], delivery: str, who: Run) -> Iterator[Report]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, RESU
 from biocloud_assets.raw.dsi.delivery import look
 from biocloud_assets.raw.dsi.partitions import deliveries
 from biocloud_assets.raw.dsi.sensors import refusal
-from biocloud_assets.raw.dsi.steps import LANDING_CHECKS, before_the_log
+from biocloud_assets.raw.dsi.steps import LANDING_CHECKS, lanes
 from biocloud_assets.run_step import Step, Told, perform
 from biocloud_assets.settings import Settings
 from biocloud_assets.spark.session import get_session
@@ -341,36 +342,38 @@ def test_without_a_partition_the_checks_are_of_all_deliveries(world: World) -> N
 # What the command line does ahead of Dagster
 
 
-def test_what_is_done_ahead_is_all_that_the_job_asks_for_but_the_log(
+@contextmanager
+def working_ahead(world: World) -> Iterator[list[Step]]:
+    place, who = ingest.Place(get_session("sail"), world.landing, world.lake), Run("sail", "dagster", "")
+    steps = [[Step(assets, delivery=DELIVERY) for assets in lane] for lane in lanes()]
+    with ExitStack() as stack:
+        for lane in steps:
+            stack.enter_context(launch.ahead.ahead(lane, lambda step: perform(step, place, None, who)))
+        yield [step for lane in steps for step in lane]
+
+
+def test_what_is_done_ahead_is_all_that_the_job_asks_for_but_the_checks_and_the_log(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.land(DELIVERY)
-    place, who = ingest.Place(get_session("sail"), world.landing, world.lake), Run("sail", "dagster", "")
-    asked: list[Step] = []
     left: list[Step] = []
-
-    def told(step: Step, do: Callable[[Step], Iterator[Told]]) -> Iterator[Told]:
-        asked.append(step)
-        return launch.ahead.told(step, do)
 
     def perform_now(step: Step, *where: Any) -> Iterator[Told]:
         left.append(step)
         return perform(step, *where)
 
-    monkeypatch.setattr(launch.launcher, "told", told)
     monkeypatch.setattr(launch.launcher, "perform", perform_now)
-    steps = [Step(assets, checks, DELIVERY) for assets, checks in before_the_log()]
-    with launch.ahead.ahead(steps, lambda step: perform(step, place, None, who)):
-        assert world.run(DELIVERY).success
-    assert left == [Step((LOG.path,), (), DELIVERY)]
-    assert asked == [*steps, *left]
+    with working_ahead(world) as steps:
+        result = world.run(DELIVERY)
+    assert result.success
+    assert len(steps) == 6
+    assert [(step.assets, bool(step.checks)) for step in left] == [((), True), ((LOG.path,), False)]
+    assert materialised(result) == LANDING | RAW
 
 
 def test_of_a_refused_delivery_nothing_is_written_ahead(world: World) -> None:
     world.land(DELIVERY, algorithm=[record("algorithm", id=None)])
-    place, who = ingest.Place(get_session("sail"), world.landing, world.lake), Run("sail", "dagster", "")
-    steps = [Step(assets, checks, DELIVERY) for assets, checks in before_the_log()]
-    with launch.ahead.ahead(steps, lambda step: perform(step, place, None, who)):
+    with working_ahead(world):
         result = world.run(DELIVERY)
     assert not result.success
     assert re.search(NULL_KEY, "\n".join(str(check.description) for check in failed(result).values()))
