@@ -440,10 +440,10 @@ def _ahead(settings: Settings, delivery: str) -> Iterator[None]:
     from biocloud_assets.steps import Run
 
     place, who = _place(settings), Run(settings.engine, "dagster", "")
-    with ExitStack() as lanes_:
+    with ExitStack() as stack:
         for lane in lanes():
             steps = [Step(assets, delivery=delivery) for assets in lane]
-            lanes_.enter_context(ahead(steps, lambda step: perform(step, place, None, who)))
+            stack.enter_context(ahead(steps, lambda step: perform(step, place, None, who)))
         yield
 
 

@@ -39,8 +39,8 @@ def landing_address(folder: str) -> str:
 def lanes() -> list[list[tuple[str, ...]]]:
     """The steps that make the folders and tables of a delivery, each with its assets, as they can go side by side.
 
-    A lane has its steps in the order in which Dagster asks for them. No other one needs to wait but for the inspection,
-    and for that each step waits itself. What comes after the tables, their checks and the log, is in no lane.
+    A lane has its steps in the order in which Dagster asks for them. A lane waits for another one only until the
+    delivery is inspected, and `ingest` sees to that. What comes after the tables, their checks and the log, is in none.
     """
     folders = tuple(sorted(landing_address(folder.name) for folder in contract.FOLDERS))
     copied: list[tuple[str, ...]] = [
