@@ -6,6 +6,7 @@ other module reads a setting from the environment.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -166,11 +167,13 @@ WorkspaceEnvironment = Literal["development", "production"]
 
 
 class WorkspaceSettings(BaseSettings):
-    """The Databricks workspaces, for the group sync. Each is needed only where its environment is synced.
+    """The Databricks workspaces or accounts of the group sync. Each is needed only if its environment is synchronised.
 
     Attributes:
         host_test, token_test: `DATABRICKS_HOST_TEST`, `DATABRICKS_TOKEN_TEST`: the workspace of `development`.
         host_prod, token_prod: `DATABRICKS_HOST_PROD`, `DATABRICKS_TOKEN_PROD`: the workspace of `production`.
+        account_id_test, account_id_prod: `DATABRICKS_ACCOUNT_ID_TEST`, `DATABRICKS_ACCOUNT_ID_PROD`: the ID of the
+            account whose groups are synchronised instead of the workspace's; host and token are then the account's.
         groups: `BIOCLOUD_GROUPS`: the folder of the group files; `groups` below the current folder.
     """
 
@@ -178,20 +181,22 @@ class WorkspaceSettings(BaseSettings):
 
     host_test: str = Field(default="", validation_alias="DATABRICKS_HOST_TEST")
     token_test: SecretStr = Field(default=SecretStr(""), validation_alias="DATABRICKS_TOKEN_TEST")
+    account_id_test: str = Field(default="", validation_alias="DATABRICKS_ACCOUNT_ID_TEST")
     host_prod: str = Field(default="", validation_alias="DATABRICKS_HOST_PROD")
     token_prod: SecretStr = Field(default=SecretStr(""), validation_alias="DATABRICKS_TOKEN_PROD")
+    account_id_prod: str = Field(default="", validation_alias="DATABRICKS_ACCOUNT_ID_PROD")
     groups: Path = Field(default=Path("groups"), validation_alias="BIOCLOUD_GROUPS")
 
     def workspace(self, env: WorkspaceEnvironment) -> dict[str, str | SecretStr]:
-        """Return `host` and `token` of an environment's workspace.
+        """Return `host`, `token` and `account_id` of an environment; `account_id` is empty for a workspace.
 
         Raises:
-            SettingsError: one of the two isn't set.
+            SettingsError: the host or the token isn't set, or the account ID isn't a UUID.
         """
-        host, token, suffix = (
-            (self.host_test, self.token_test, "TEST")
+        host, token, account_id, suffix = (
+            (self.host_test, self.token_test, self.account_id_test, "TEST")
             if env == "development"
-            else (self.host_prod, self.token_prod, "PROD")
+            else (self.host_prod, self.token_prod, self.account_id_prod, "PROD")
         )
         for variable, value in (("HOST", host), ("TOKEN", token.get_secret_value())):
             if not value.strip():
@@ -201,4 +206,11 @@ class WorkspaceSettings(BaseSettings):
                     found="nothing",
                     hint=f"Set DATABRICKS_HOST_{suffix} and DATABRICKS_TOKEN_{suffix}.",
                 )
-        return {"host": host.strip(), "token": token}
+        if not re.fullmatch(r"[0-9A-Fa-f-]*", account_id.strip()):
+            raise SettingsError(
+                f"DATABRICKS_ACCOUNT_ID_{suffix}",
+                expected="the ID of a Databricks account, a UUID",
+                found=repr(account_id),
+                hint="Copy it from the account console, or unset it to synchronise the workspace's groups.",
+            )
+        return {"host": host.strip(), "token": token, "account_id": account_id.strip()}

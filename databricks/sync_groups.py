@@ -1,8 +1,11 @@
 #!/usr/bin/env python
-"""Keep the Databricks groups in step with `groups/`: `uv run databricks/sync_groups.py development --dry-run`.
+"""Synchronise the members of Databricks groups with `groups/`.
 
-A door and nothing else: the code is in `biocloud_assets.access.sync_groups`. A cluster that checks the repository out
-doesn't install it, and runs this without `__file__`: so where the code lies is asked of the code object itself.
+    uv run databricks/sync_groups.py development --dry-run
+
+Entry point; the implementation is in `biocloud_assets.access`. It needs only the packages of the dependency group
+`group-sync`. A cluster that checks the repository out doesn't install it and sets no `__file__`: the path to the
+package comes from the code object.
 """
 
 import sys

@@ -1,5 +1,5 @@
-"""Who may reach the lake: the Databricks workspace groups, kept in step with `groups/*_group.yml`.
+"""Members of the Databricks groups, synchronised with `groups/*_group.yml`.
 
-`sync_groups.py` is the way in; only `jobs.py` knows Dagster. The grants that a group has are SQL, in
+The entry point is `sync_groups.py`; only `jobs.py` imports Dagster. What a group may do is SQL, in
 `databricks/Privileges_sample.sql`.
 """

@@ -1,186 +1,202 @@
-"""The plan of a sync: what would be added to and removed from each group, as data.
+"""What a group sync does to each group, and what came of it: data, and the same as Markdown.
 
-What belongs here: the decision, made from what is wanted and what is there, and what came of it. What doesn't:
-requests, and how a plan looks. The plan that is shown is the plan that is applied.
-
-The safety is that of Kubernetes' peribolos (https://docs.prow.k8s.io/docs/components/cli-tools/peribolos/): a cap on
+The limits are those of Kubernetes' peribolos (https://docs.prow.k8s.io/docs/components/cli-tools/peribolos/): a cap on
 the share of removals, required members, additions before removals.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from biocloud_assets.access.scim import Identity, Member
+from biocloud_assets.access.scim import Group, Member, User
 
-PROTECTED = frozenset({"admins", "users"})  # the workspace's own groups: who is in them decides who gets in at all
-
-Outcome = Literal["unchanged", "changed", "left untouched", "failed"]
+PROTECTED = frozenset({"admins", "users", "account users"})  # their members decide who gets in at all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a run that nobody watches may do.
+    """What a sync may remove.
 
     Attributes:
-        removal_share: the share of a group's user members that one run may remove; one may always go.
-        allow_removals: names of groups for which that share doesn't count in this run.
-        allow_empty: whether a group may lose its last user member.
-        required: e-mails, in small letters, that are removed from no group.
+        removal_share: the share of a group's user members that one run may remove; one may always be removed, unless
+            it is the last.
+        allow_removals: names of groups from which any number may be removed.
     """
 
     removal_share: float = 0.25
     allow_removals: frozenset[str] = frozenset()
-    allow_empty: bool = False
-    required: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Person:
-    """A user: the e-mail in small letters, and the id, None where the user has to be created."""
-
-    email: str
-    id: str | None
+SAFE_LIMITS = Limits()
 
 
-@dataclass(frozen=True)
-class GroupPlan:
-    """What a sync does to one group.
+@dataclass(kw_only=True)
+class GroupSync:
+    """What a sync does to one group and, once it is applied, what it did.
 
     Attributes:
-        group: its name.
-        group_id: its id; None where it has to be created.
-        members: how many user members it has now.
-        add: who becomes a member.
-        remove: who stops being one.
-        kept: members that are not asked for and stay, each with the reason.
-        refused: why the group is left untouched; empty where it isn't.
+        group: the group's name.
+        id: the group's id; None if it has to be created.
+        kind: `account`, or `workspace` for a group that is local to the workspace.
+        members: how many user members it has.
+        add: users who become members, e-mail → id; None if the user has to be created.
+        remove: users who stop being members, id → userName.
+        kept: members that are not in the file and stay, each with the reason.
+        warnings: what a person should look at.
+        outcome: `refused` by the plan, or `failed` when it was applied; `reason` says why.
+        added: e-mails of the users who were added.
+        removed: userNames of the users who were removed.
     """
 
     group: str
-    group_id: str | None
+    id: str | None = None
+    kind: Literal["account", "workspace"] = "workspace"
     members: int = 0
-    add: tuple[Person, ...] = ()
-    remove: tuple[Person, ...] = ()
-    kept: tuple[str, ...] = ()
-    refused: str = ""
+    add: dict[str, str | None] = field(default_factory=dict)
+    remove: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    outcome: Literal["unchanged", "planned", "refused", "changed", "failed"] = "unchanged"
+    reason: str = ""
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
 
-    @property
-    def writes(self) -> bool:
-        """Whether applying it sends anything but GET."""
-        return not self.refused and (self.group_id is None or bool(self.add or self.remove))
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sync does to all groups of an environment."""
+@dataclass(kw_only=True)
+class SyncReport:
+    """The plan for an environment and, if it is `applied`, the results so far."""
 
     environment: str
-    groups: tuple[GroupPlan, ...]
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """What came of one group's plan: the e-mails added and removed, the users created, and what went wrong."""
-
-    group: str
-    outcome: Outcome
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    created: tuple[str, ...] = field(default=())
-    message: str = ""
+    groups: list[GroupSync]
+    applied: bool = False
+    users_created: list[str] = field(default_factory=list)
 
     @property
-    def ok(self) -> bool:
-        """Whether the group is now as asked for."""
-        return self.outcome in {"unchanged", "changed"}
+    def failures(self) -> dict[str, str]:
+        """The groups that are not as in the file, with the reason."""
+        return {group.group: group.reason for group in self.groups if group.outcome in {"refused", "failed"}}
 
 
-def is_protected(name: str, protected: Collection[str] = ()) -> bool:
-    """Whether a group is never touched, however its name is written.
+def is_protected(name: str) -> bool:
+    """Whether a group is never changed, in whatever way its name is written."""
+    return unicodedata.normalize("NFKC", name).strip().casefold() in PROTECTED
 
-    Args:
-        name: the group's name.
-        protected: names beside the workspace's own, `PROTECTED`.
-    """
 
-    def plain(text: str) -> str:
-        return unicodedata.normalize("NFKC", text).strip().casefold()
-
-    return plain(name) in {plain(one) for one in (*PROTECTED, *protected)}
+def index_by_address(users: Iterable[User]) -> dict[str, list[User]]:
+    """Return the users by userName and by e-mail. A userName takes precedence over another user's e-mail."""
+    by_name, by_email = defaultdict(list), defaultdict(list)
+    for user in users:
+        by_name[user.name].append(user)
+        for email in user.emails:
+            by_email[email].append(user)
+    return by_email | by_name
 
 
 def plan_group(
-    group: str,
-    group_id: str | None,
+    name: str,
+    group: Group | None,
     members: Sequence[Member],
-    users: Mapping[str, str],
+    users: Mapping[str, Sequence[User]],
     desired: Iterable[str],
     *,
-    limits: Limits | None = None,
-    identity: Identity | None = None,
-) -> GroupPlan:
+    required: Collection[str] = (),
+    token_owner: str = "",
+    limits: Limits = SAFE_LIMITS,
+) -> GroupSync:
     """Decide what a sync does to one group.
 
     Args:
-        group: its name.
-        group_id: its id; None where there is no such group yet.
+        name: the group's name.
+        group: the group; None if it has to be created.
         members: its members, of every kind.
-        users: e-mail → id of every user of the workspace; e-mails in small letters.
-        desired: the e-mails of who should be a member, in small letters.
-        limits: what an unattended run may do; None does exactly what is asked.
-        identity: whose token it is, who is never removed by an unattended run.
+        users: every user of the server, as of `index_by_address`.
+        desired: the e-mails of the desired members, in lower case.
+        required: e-mails, in lower case, that are never removed.
+        token_owner: the id of the user whose token it is, who is never removed.
+        limits: what the sync may remove.
     """
-    emails = {identifier: email for email, identifier in users.items()}
-    current: dict[str, str] = {}
-    kept: list[str] = []
+    by_id = {user.id: user for found in users.values() for user in found}
+    current = {member.id: by_id[member.id] for member in members if member.kind == "user" and member.id in by_id}
+    plan = GroupSync(group=name, members=len(current))
+    if group:
+        plan.id, plan.kind = group.id, group.kind
     for member in members:
-        if member.kind in {"user", "unknown"} and member.id in emails:
-            current[member.id] = emails[member.id]
-        else:
-            # A user that the workspace doesn't list may be anyone: nobody is removed whose name can't be told.
-            what = "a user that can't be looked up" if member.kind in {"user", "unknown"} else f"a {member.kind}"
-            kept.append(f"{member.name or member.id} ({what})")
-    wanted = set(desired)
-    remove = []
-    for identifier, email in current.items():
-        if email in wanted:
-            continue
-        if limits and email in limits.required:
-            kept.append(f"{email} (required)")
-        elif limits and identity and identifier == identity.id:
-            kept.append(f"{email} (the token's owner)")
-        else:
-            remove.append(Person(email, identifier))
-    add = [Person(email, users.get(email)) for email in wanted - set(current.values())]
-    return GroupPlan(
-        group,
-        group_id,
-        members=len(current),
-        add=tuple(sorted(add, key=lambda person: person.email)),
-        remove=tuple(sorted(remove, key=lambda person: person.email)),
-        kept=tuple(sorted(kept)),
-        refused=_over_limit(group, len(current), len(add), len(remove), limits) if limits else "",
-    )
-
-
-def _over_limit(group: str, members: int, adds: int, removals: int, limits: Limits) -> str:
-    """Say which limits a plan breaks; nothing where it breaks none."""
+        if member.id not in current:  # a user that isn't listed may be anyone, and so isn't removed
+            kind = "a user that is not listed" if member.kind == "user" else f"a {member.kind}"
+            plan.kept.append(f"{member.name or member.id} ({kind})")
+    wanted: set[str] = set()
     reasons = []
-    if removals and removals == members and not adds and not limits.allow_empty:
-        reasons.append("it would lose its last user member; write an explicit [] and allow it with --allow-empty")
-    most = max(1, int(members * limits.removal_share))
-    if removals > most and group not in limits.allow_removals:
+    for email in sorted(set(desired)):
+        found = users.get(email, ())
+        if len(found) > 1:
+            names = ", ".join(f"{user.name} ({user.id})" for user in found)
+            reasons.append(f"{email} is the address of {len(found)} users: {names}; rename or delete all but one")
+        elif not found:
+            plan.add[email] = None
+        elif not found[0].active and found[0].id not in current:
+            plan.warnings.append(f"{email} is deactivated and is not added")
+        elif found[0].id not in wanted:
+            wanted.add(found[0].id)
+            if found[0].id not in current:
+                plan.add[email] = found[0].id
+    for user in sorted(current.values()):
+        if user.id not in wanted:
+            if user.id == token_owner or not {user.name, *user.emails}.isdisjoint(required):
+                plan.kept.append(f"{user.name} ({'the token owner' if user.id == token_owner else 'required'})")
+            else:
+                plan.remove[user.id] = user.name
+    most = max(1, int(len(current) * limits.removal_share))
+    is_emptied = len(plan.remove) == len(current) and not plan.add
+    if plan.remove and (is_emptied or len(plan.remove) > most) and name not in limits.allow_removals:
+        cap = "it would be empty" if is_emptied else f"at most {most} may be removed in one run"
         reasons.append(
-            f"{removals} of its {members} user members would be removed, at most {most} may go in one run; "
-            f"check the file, then allow it once with --allow-removals {group}"
+            f"{len(plan.remove)} of its {len(current)} user members would be removed, and {cap}; "
+            f"if the file is right, allow it once with --allow-removals '{name}'"
         )
-    return "; ".join(reasons)
+    plan.reason = "; ".join(reasons)
+    plan.outcome = "refused" if reasons else "planned" if plan.add or plan.remove or not group else "unchanged"
+    return plan
 
 
-def as_data(plan: Plan, results: Sequence[GroupResult] | None = None) -> dict[str, Any]:
-    """Return a plan and, where it was applied, its results as plain data for JSON."""
-    return asdict(plan) | {"results": None if results is None else [asdict(result) for result in results]}
+def render(report: SyncReport, escape: Callable[[str], str] = str) -> str:
+    """Return the plan, or the results if it is applied, as Markdown; no line is wrapped.
+
+    Args:
+        report: the plan and the results.
+        escape: makes a text safe for Markdown; the default leaves it as it reads best in a terminal.
+    """
+    rows = [("group", "kind", "members", "add", "remove", "outcome")]
+    changes = []
+    for one in report.groups:
+        done = one.outcome in {"changed", "failed"}
+        add, remove = (one.added, one.removed) if done else (list(one.add), list(one.remove.values()))
+        rows.append((escape(one.group), one.kind, str(one.members), str(len(add)), str(len(remove)), one.outcome))
+        lines = [f"{'added' if done else 'add'} {email}" for email in add]
+        lines += [f"{'removed' if done else 'remove'} {name}" for name in remove]
+        lines += [f"keep {kept}" for kept in one.kept] + [f"warning: {warning}" for warning in one.warnings]
+        if lines:
+            changes += [f"{escape(one.group)}:", "", *(f"- {escape(line)}" for line in lines), ""]
+    new = [email for one in report.groups for email, user_id in one.add.items() if user_id is None]
+    users = report.users_created if report.applied else list(dict.fromkeys(new))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
+    text = [f"# Group sync of {report.environment}: {'result' if report.applied else 'plan'}", ""]
+    text += ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    text += ["", *changes]
+    if users:
+        text += [f"Users {'created' if report.applied else 'to create'}:", ""]
+        text += [*(f"- {escape(email)}" for email in users), ""]
+    if report.failures:
+        text += ["Not as in the file:", ""]
+        text += [*(f"- {escape(group)}: {escape(reason)}" for group, reason in report.failures.items()), ""]
+    return "\n".join(text)
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is, in one cell of a table."""
+    text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+    return "".join(f"\\{sign}" if sign in "\\`*_{}[]()#+!|~@" else sign for sign in text)

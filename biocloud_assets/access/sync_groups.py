@@ -1,141 +1,155 @@
-"""Group sync: the members of the workspace's groups become those of `groups/<environment>_group.yml`.
+"""Synchronise the members of Databricks groups with `groups/<environment>_group.yml`: functions and the command.
 
     databricks/sync_groups.py development --dry-run
 
-What belongs here: the way from the wanted groups to the plan, from the plan to the workspace, and the command. What
-doesn't: HTTP (`scim.py`), the file's rules (`group_file.py`), the decision for one group (`plan.py`), Dagster
-(`jobs.py`).
-
-The functions do exactly what they say: after `sync_group` the user members are the desired ones, whoever that removes.
-What runs unattended, `main` and the Dagster job, passes `Limits`. The workspace's own groups are never touched, and
-service principals, nested groups and members that can't be resolved to a user are never removed, by any of them.
+No function changes the groups that come with a workspace or account, or removes service principals, nested groups,
+users that aren't listed, or the owner of the token. `Limits` caps the removals; lifting it is explicit, group by group.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import SecretStr
-from rich.console import Console
 
-from biocloud_assets.access.group_file import GroupFile, checked_groups, read_group_file
-from biocloud_assets.access.plan import GroupPlan, GroupResult, Limits, Plan, as_data, is_protected, plan_group
-from biocloud_assets.access.report import plan_markdown, plan_table, result_table
-from biocloud_assets.access.scim import ScimError, Workspace
+from biocloud_assets.access.group_file import REQUIRED, check_groups, read_group_file
+from biocloud_assets.access.plan import SAFE_LIMITS, GroupSync, Limits, SyncReport, escape_markdown, render
+
+from biocloud_assets.access.plan import index_by_address, is_protected, plan_group  # isort: skip
+from biocloud_assets.access.scim import Group, ScimClient, ScimError, bearer, scim_root
 from biocloud_assets.errors import BiocloudError
 from biocloud_assets.settings import WorkspaceEnvironment, WorkspaceSettings
 
 ENVIRONMENTS: tuple[WorkspaceEnvironment, ...] = ("development", "production")
 
+OnUpdate = Callable[[SyncReport], None]
+
+log = logging.getLogger(__name__)
+
 
 class GroupSyncError(BiocloudError):
-    """Some groups are not as asked for; the others are. `results` holds all of them."""
+    """Some groups are not as in the file; the others are. `report` holds the plan and the results."""
 
-    def __init__(self, environment: str, results: tuple[GroupResult, ...]) -> None:
-        self.results = results
-        bad = [result for result in results if not result.ok]
+    def __init__(self, report: SyncReport) -> None:
+        self.report = report
+        groups = "".join(f"\n- {group}: {reason}" for group, reason in report.failures.items())
         super().__init__(
-            f"group sync of {environment}",
-            expected=f"all {len(results)} groups to be in step",
-            found="\n".join(["", *(f"  - {one.group} {one.outcome}: {one.message}" for one in bad), ""]),
-            hint="The other groups are in step. Mend what is named and run again.",
+            f"group sync of {report.environment}",
+            expected=f"{len(report.groups)} groups as in the file",
+            found=f"{len(report.failures)} that are not",
+            hint=f"The other groups are done. Fix the causes and run again:{groups}",
         )
 
 
-# The fixed functions
+def print_plan(report: SyncReport) -> None:
+    """Print the plan before it is applied."""
+    if not report.applied:
+        print(render(report))
 
 
 def create_group(group_name: str, groups_api: str, headers: dict[str, str]) -> str:
-    """Create a group, or find the one that is there already.
+    """Create a group, or find the one that exists.
 
     Args:
         group_name: the group's name.
-        groups_api: the address of the groups, `https://<workspace>/api/2.0/preview/scim/v2/Groups`.
-        headers: those that carry the token.
+        groups_api: the URL of the groups, `https://<workspace>/api/2.0/preview/scim/v2/Groups`, or of an account's.
+        headers: the headers that carry the token.
 
     Returns:
         The group's id.
 
     Raises:
         BiocloudError: the name is protected.
-        ScimError: the workspace can't be reached, or refuses the group.
+        ScimError: the server can't be reached, or refuses the group.
     """
     _refuse_protected([group_name])
-    with Workspace(headers, groups_api=groups_api) as workspace:
-        return workspace.create_group(group_name)
+    with ScimClient(headers, groups_api=groups_api) as client:
+        return client.create_group(group_name)
 
 
 def create_user(email: str, users_api: str, headers: dict[str, str]) -> str | None:
-    """Create a user, or find the one who is there already.
+    """Create a user, or find the one that exists.
 
     Args:
-        email: the user's e-mail, in whatever case.
-        users_api: the address of the users, `https://<workspace>/api/2.0/preview/scim/v2/Users`.
-        headers: those that carry the token.
+        email: the user's e-mail, in any case.
+        users_api: the URL of the users, `https://<workspace>/api/2.0/preview/scim/v2/Users`, or of an account's.
+        headers: the headers that carry the token.
 
     Returns:
-        The user's id; None where the workspace doesn't take this e-mail.
+        The user's id; None if the server refuses this e-mail (400), with the reason in the log.
 
     Raises:
-        ScimError: the workspace can't be reached, or refuses to create users.
+        ScimError: the server can't be reached, or refuses to create users.
     """
-    with Workspace(headers, users_api=users_api) as workspace:
-        return workspace.create_user(email)
+    with ScimClient(headers, users_api=users_api) as client:
+        ids, _, failed = client.create_users([email])
+    for error in failed.values():
+        if error.status != 400:
+            raise error
+        log.warning("%s", error)
+    return ids.get(email)
 
 
 def fetch_all_users(users_api: str, headers: dict[str, str]) -> dict[str, str]:
-    """Return every user's id by e-mail, in small letters, as Databricks keeps them.
+    """Return every user's id by userName, in lower case.
 
     Args:
-        users_api: the address of the users.
-        headers: those that carry the token.
+        users_api: the URL of the users.
+        headers: the headers that carry the token.
 
     Raises:
-        ScimError: the workspace can't be reached, or its answer is incomplete.
+        ScimError: the server can't be reached, its answer is incomplete, or two userNames differ only in case.
     """
-    with Workspace(headers, users_api=users_api) as workspace:
-        return workspace.users()
+    with ScimClient(headers, users_api=users_api) as client:
+        found: dict[str, str] = {}
+        for user in client.users():
+            if found.setdefault(user.name, user.id) != user.id:
+                two = f"the ids {found[user.name]} and {user.id}"
+                raise ScimError(f"user {user.name!r}", "one user of this name", two, "Rename or delete one of them.")
+        return found
 
 
 def get_group_id(group_name: str, groups_api: str, headers: dict[str, str]) -> str | None:
-    """Return the id of the one group that has exactly this name; None where there is none.
+    """Return the id of the one group of exactly this name; None if there is none.
 
     Args:
         group_name: the group's name.
-        groups_api: the address of the groups.
-        headers: those that carry the token.
+        groups_api: the URL of the groups.
+        headers: the headers that carry the token.
 
     Raises:
-        ScimError: the workspace can't be reached, or several groups have the name.
+        ScimError: the server can't be reached, or several groups have the name.
     """
-    with Workspace(headers, groups_api=groups_api) as workspace:
-        return workspace.group_id(group_name)
+    with ScimClient(headers, groups_api=groups_api) as client:
+        return client.find(client.groups_api, "displayName", group_name)
 
 
 def get_group_members(group_id: str, groups_api: str, headers: dict[str, str], users_api: str) -> dict[str, str]:
-    """Return the e-mail of each user who is a member of a group, by id.
+    """Return the userName of each user that is a direct member of a group, by id.
 
-    Service principals, nested groups and members that can't be resolved to a user are left out.
+    Service principals, nested groups and users that aren't listed are left out.
 
     Args:
         group_id: the group's id.
-        groups_api: the address of the groups.
-        headers: those that carry the token.
-        users_api: the address of the users.
+        groups_api: the URL of the groups.
+        headers: the headers that carry the token.
+        users_api: the URL of the users.
 
     Raises:
-        ScimError: the workspace can't be reached, or there is no such group.
+        ScimError: the server can't be reached, or there is no such group.
     """
-    with Workspace(headers, groups_api=groups_api, users_api=users_api) as workspace:
-        members = [member for member in workspace.members(group_id) if member.kind in {"user", "unknown"}]
-        # All users in one or two requests, rather than one request for each member.
-        emails = {identifier: email for email, identifier in workspace.users().items()} if members else {}
-        return {member.id: emails[member.id] for member in members if member.id in emails}
+    with ScimClient(headers, groups_api=groups_api, users_api=users_api) as client:
+        members = client.members(group_id)
+        # All users in a few requests, rather than one request for each member.
+        names = {user.id: user.name for user in client.users()} if members else {}
+        return {member.id: names[member.id] for member in members if member.id in names}
 
 
 def sync_group(
@@ -146,320 +160,280 @@ def sync_group(
     headers: dict[str, str],
     dry_run: bool = False,
     *,
-    limits: Limits | None = None,
+    limits: Limits = SAFE_LIMITS,
 ) -> None:
-    """Make the desired users the members of one group; the group and the users are created where they are missing.
+    """Make the desired users the members of one group, creating the group and the users if they don't exist.
 
     Args:
         group_name: the group's name.
-        desired_emails: who should be a member, in whatever case.
-        groups_api: the address of the groups.
-        users_api: the address of the users.
-        headers: those that carry the token.
-        dry_run: send only GET requests, and print the plan.
-        limits: what an unattended run may do; None does exactly what is asked.
+        desired_emails: the e-mails of the desired members, in any case.
+        groups_api: the URL of the groups.
+        users_api: the URL of the users.
+        headers: the headers that carry the token.
+        dry_run: only print the plan.
+        limits: what the sync may remove.
 
     Raises:
-        BiocloudError: the name is protected, or an e-mail isn't one; nothing was sent.
-        ScimError: the workspace can't be read; nothing was changed.
-        GroupSyncError: the group is over its limit, or the workspace refused the change.
+        BiocloudError: the name is protected, or an e-mail isn't valid; nothing was sent.
+        ScimError: the server can't be read; nothing was changed.
+        GroupSyncError: the plan was refused, for example for its removals, or the server refused the change.
     """
-    with Workspace(headers, groups_api=groups_api, users_api=users_api) as workspace:
-        _run(workspace, group_name, {group_name: desired_emails}, dry_run, limits, ())
+    with ScimClient(headers, groups_api=groups_api, users_api=users_api) as client:
+        _sync(client, group_name, {group_name: desired_emails}, dry_run, limits, print_plan)
 
 
 def sync_all_groups_for_env(
     env: str,
     config: Mapping[str, str | SecretStr],
-    group_definitions: dict[str, list[str]],
+    group_definitions: Mapping[str, list[str]],
     dry_run: bool = False,
     *,
-    limits: Limits | None = None,
-    protected: Collection[str] = (),
+    limits: Limits = SAFE_LIMITS,
+    on_update: OnUpdate = print_plan,
 ) -> None:
     """Make the desired users the members of every group of an environment.
 
-    All groups are checked and planned before the first change. What goes wrong with one group doesn't stop the others.
+    All groups are checked and planned before the first change. A group that fails doesn't stop the others.
 
     Args:
         env: `development` or `production`.
-        config: `host`, the workspace's address, and `token`.
-        group_definitions: group name → e-mails.
-        dry_run: send only GET requests, and print the plan.
-        limits: what an unattended run may do; None does exactly what is asked.
-        protected: names of groups that are never touched, beside `admins` and `users`.
+        config: `host` and `token`; with `account_id`, the account's groups are synchronised instead of the workspace's.
+        group_definitions: group name → e-mails; `_required` holds e-mails that are never removed.
+        dry_run: only make the plan.
+        limits: what the sync may remove.
+        on_update: called with the report once the plan is made, and after each group that is changed.
 
     Raises:
         BiocloudError: the environment, the host, a name or an e-mail can't be used; nothing was sent.
-        ScimError: the workspace can't be read; nothing was changed.
-        GroupSyncError: a group is over its limit, or the workspace refused its change.
+        ScimError: the server can't be read; nothing was changed.
+        GroupSyncError: a group's plan was refused, or the server refused its change; not in a dry run.
     """
     checked_environment(env)
-    with Workspace.at(str(config["host"]), config["token"]) as workspace:
-        _run(workspace, env, group_definitions, dry_run, limits, protected)
+    root = scim_root(str(config["host"]), str(config.get("account_id") or ""))
+    with ScimClient(bearer(config["token"]), groups_api=f"{root}/Groups", users_api=f"{root}/Users") as client:
+        _sync(client, env, group_definitions, dry_run, limits, on_update)
 
 
-def _run(
-    workspace: Workspace,
-    environment: str,
+def sync_environment(
+    env: str, dry_run: bool, allow_removals: Iterable[str], on_update: OnUpdate = print_plan
+) -> SyncReport:
+    """Synchronise an environment with its file, as the settings say; groups that failed are in the report.
+
+    Raises:
+        BiocloudError: as `sync_all_groups_for_env`, or a setting is missing, or the file breaks the rules.
+    """
+    settings, environment = WorkspaceSettings(), checked_environment(env)
+    definitions = read_group_file(settings.groups / f"{environment}_group.yml")
+    config, limits = settings.workspace(environment), Limits(allow_removals=frozenset(allow_removals))
+    reports: list[SyncReport] = []
+
+    def update(report: SyncReport) -> None:
+        reports.append(report)
+        on_update(report)
+
+    with suppress(GroupSyncError):
+        sync_all_groups_for_env(environment, config, definitions, dry_run, limits=limits, on_update=update)
+    return reports[-1]
+
+
+def _sync(
+    client: ScimClient,
+    name: str,
     definitions: Mapping[str, list[str]],
     dry_run: bool,
-    limits: Limits | None,
-    protected: Collection[str],
+    limits: Limits,
+    on_update: OnUpdate,
 ) -> None:
-    """Plan, then print the plan or apply it."""
-    plan = make_plan(workspace, environment, definitions, limits=limits, protected=protected)
-    if dry_run:
-        Console().print(plan_table(plan))
-        return
-    results = apply_plan(workspace, plan)
-    if not all(result.ok for result in results):
-        raise GroupSyncError(environment, results)
-
-
-# Plan and apply
+    """Make the plan and, if this is no dry run, apply it."""
+    report = SyncReport(environment=name, groups=make_plan(client, definitions, limits))
+    on_update(report)
+    if not dry_run:
+        apply_plan(client, report, on_update)
+        if report.failures:
+            raise GroupSyncError(report)
 
 
 def checked_environment(env: str) -> WorkspaceEnvironment:
-    """Return an environment that has a workspace.
-
-    Raises:
-        BiocloudError: there is no such one.
-    """
+    """Return an environment that has a workspace, or raise BiocloudError."""
     for known in ENVIRONMENTS:
         if env == known:
             return known
-    raise BiocloudError(
-        "the environment",
-        expected=" or ".join(ENVIRONMENTS),
-        found=repr(env),
-        hint="Each environment has a workspace and a file of its own.",
-    )
+    hint = "Each environment has a workspace and a group file of its own."
+    raise BiocloudError("the environment", expected=" or ".join(ENVIRONMENTS), found=repr(env), hint=hint)
 
 
-def _refuse_protected(names: Collection[str], protected: Collection[str] = ()) -> None:
-    """Raise where a group that is never touched is asked for."""
-    for name in names:
-        if is_protected(name, protected):
-            raise BiocloudError(
-                f"group {name!r}",
-                expected="a group of the project's own",
-                found="a protected group",
-                hint="Who is in it decides who gets into the workspace; change it by hand, in the admin settings.",
-            )
+def _refuse_protected(names: Iterable[str]) -> None:
+    for name in filter(is_protected, names):
+        found = "a group of the workspace or account itself"
+        hint = "Its members decide who gets in at all; change it by hand, in the admin settings."
+        raise BiocloudError(f"group {name!r}", expected="a group of the project", found=found, hint=hint)
 
 
-def make_plan(
-    workspace: Workspace,
-    environment: str,
-    definitions: Mapping[str, list[str]],
-    *,
-    limits: Limits | None = None,
-    protected: Collection[str] = (),
-) -> Plan:
-    """Read the workspace and decide what to do with every group. Only GET requests are sent.
-
-    Args:
-        workspace: the workspace.
-        environment: its name in the plan.
-        definitions: group name → e-mails.
-        limits: what an unattended run may do; None does exactly what is asked.
-        protected: names of groups that are never touched, beside `admins` and `users`.
+def make_plan(client: ScimClient, definitions: Mapping[str, object], limits: Limits = SAFE_LIMITS) -> list[GroupSync]:
+    """Read the server and decide what to do with every group. Only GET requests are sent.
 
     Raises:
         BiocloudError: a name or an e-mail can't be used; nothing was sent.
-        ScimError: the workspace can't be read, or answers that nothing is there where something must be.
+        ScimError: the server can't be read, or an answer is empty that can't be.
     """
-    wanted = checked_groups(definitions)
-    _refuse_protected(list(wanted), protected)
-    _refuse_unknown(limits.allow_removals if limits else frozenset(), wanted)
-    identity = workspace.me() if limits else None
-    users = workspace.users()
-    if limits and not users:
-        raise _stopped("the workspace's users", "at least the token's owner", "none at all")
-    known = workspace.groups()
+    wanted = check_groups(definitions)
+    required = frozenset(wanted.pop(REQUIRED, []))
+    _refuse_protected(wanted)
+    for name in sorted(limits.allow_removals - wanted.keys()):
+        expected = f"one of the groups {', '.join(sorted(wanted))}"
+        hint = "Write the name as in the file."
+        raise BiocloudError(f"--allow-removals {name}", expected=expected, found="another name", hint=hint)
+    invisible = "Nothing was changed, as who isn't visible would be taken for missing. Use an administrator's token."
+    owner, is_admin = client.token_owner()
+    users = index_by_address(client.users())
+    if not users:
+        raise ScimError("the list of users", "at least the token's owner", "no user", invisible)
+    groups = client.groups()
     plans = []
     for name, emails in wanted.items():
         try:
-            group_id = _id_of(name, known)
-            members = workspace.members(group_id) if group_id else ()
-        except BiocloudError as error:
-            plans.append(GroupPlan(name, None, refused=str(error)))
+            group = _find_group(client, name, groups)
+            members = client.members(group.id) if group else []
+        except ScimError as error:
+            plans.append(GroupSync(group=name, outcome="refused", reason=str(error)))
             continue
-        if group_id and not members and identity and not identity.admin:
-            raise _stopped(f"group {name!r}", "its members", "none, with a token that isn't an administrator's")
-        plans.append(plan_group(name, group_id, members, users, emails, limits=limits, identity=identity))
-    return Plan(environment, tuple(plans))
+        if group and not members and not is_admin:
+            found = "none, with a token that isn't an administrator's"
+            raise ScimError(f"group {name!r}", "its members", found, invisible)
+        plan = plan_group(name, group, members, users, emails, required=required, token_owner=owner, limits=limits)
+        if client.is_account:
+            plan.kind = "account"
+        elif not group:
+            plan.warnings.append("it will be local to the workspace, and Unity Catalog grants only to account groups")
+        plans.append(plan)
+    return plans
 
 
-def _id_of(name: str, known: Mapping[str, list[str]]) -> str | None:
-    """Return the id of the one group of exactly this name; None where it has to be created.
-
-    Args:
-        name: the group's name.
-        known: the ids of the workspace's groups by name.
+def _find_group(client: ScimClient, name: str, groups: Iterable[Group]) -> Group | None:
+    """Return the one group of exactly this name, or None if it can be created.
 
     Raises:
-        BiocloudError: which group is meant isn't certain.
+        ScimError: it is not certain which group is meant, or the group can't be changed here.
     """
-    identifiers = known.get(name, [])
-    if len(identifiers) == 1:
-        return identifiers[0]
-    alike = [other for other in known if other.casefold() == name.casefold()]
-    if alike:
-        raise BiocloudError(
-            f"group {name!r}",
-            expected="one group of exactly this name, or none of it in any case",
-            found=f"{len(identifiers)} groups of this name" if identifiers else f"it as {alike[0]!r}",
-            hint="Write it the same way in the file and in the workspace; delete what is there twice by hand.",
-        )
-    return None
+    alike = [group for group in groups if group.name.casefold() == name.casefold()]
+    exact = [group for group in alike if group.name == name]
+    thing, use_account = f"group {name!r}", "Set DATABRICKS_ACCOUNT_ID_<ENV> to change it; see docs/access.md."
+    if len(exact) > 1 or (alike and not exact):
+        found = f"{len(exact)} groups of this name" if exact else f"it as {alike[0].name!r}"
+        hint = "Use the same name in the file and on the server; delete duplicates by hand."
+        raise ScimError(thing, "one group of exactly this name", found, hint)
+    if exact and exact[0].external:
+        found = "an externalId: an identity provider manages its members"
+        raise ScimError(thing, "a group that Databricks manages", found, "Change its members there, not in the file.")
+    if exact and exact[0].kind == "account" and not client.is_account:
+        found = "an account group, which the API of a workspace can't change"
+        raise ScimError(thing, "a workspace-local group", found, use_account)
+    if not exact and client.is_account_group(name):
+        found = "one, next to which a workspace-local group would be created"
+        raise ScimError(thing, "no account group of this name", found, use_account)
+    return exact[0] if exact else None
 
 
-def apply_plan(workspace: Workspace, plan: Plan) -> tuple[GroupResult, ...]:
-    """Do what a plan says, group by group, each verified by reading it back.
+def apply_plan(client: ScimClient, report: SyncReport, on_update: OnUpdate = print_plan) -> None:
+    """Do what a plan says, group by group, and write what was done into it. A failure doesn't stop the others."""
+    report.applied = True
+    planned = [group for group in report.groups if group.outcome == "planned"]
+    new = dict.fromkeys(email for group in planned for email, user_id in group.add.items() if user_id is None)
+    ids, report.users_created, failed = client.create_users(list(new))
+    for number, group in enumerate(planned, 1):
+        _apply_group(client, group, ids, failed)
+        log.info("group %s: %s (%d of %d)", group.group, group.outcome, number, len(planned))
+        on_update(report)
 
-    What goes wrong with one group is in its result, and doesn't stop the others.
 
-    Args:
-        workspace: the workspace that the plan was made for.
-        plan: the plan.
-    """
-    created: dict[str, str] = {}  # email → id, as two groups may want the same new user
-    return tuple(_apply_group(workspace, group, created) for group in plan.groups)
-
-
-def _apply_group(workspace: Workspace, group: GroupPlan, created: dict[str, str]) -> GroupResult:
-    """Do what a plan says for one group."""
-    if group.refused:
-        return GroupResult(group.group, "left untouched", message=group.refused)
-    if not group.writes:
-        return GroupResult(group.group, "unchanged")
-    before = set(created)
-    message = ""
+def _apply_group(
+    client: ScimClient, group: GroupSync, new_users: Mapping[str, str], failed: Mapping[str, ScimError]
+) -> None:
+    # If a user can't be created, nobody leaves the group: a wrong new address must not take the old one's access away.
+    errors = [f"{email}: {failed[email]}" for email in group.add if email in failed]
+    add = {email: user_id or new_users.get(email, "") for email, user_id in group.add.items()}
+    group_id, present = group.id, set(group.remove)
     try:
-        add = []
-        for person in group.add:
-            # All users come first: where one can't be created, nothing of the group is changed.
-            identifier = person.id or created.get(person.email) or workspace.create_user(person.email)
-            if identifier is None:
-                message = f"the workspace doesn't take the user {person.email}; the group is left untouched"
-                break
-            if person.id is None:
-                created[person.email] = identifier
-            add.append(identifier)
-        else:
-            group_id = group.group_id or workspace.create_group(group.group)
-            remove = [person.id for person in group.remove if person.id]
-            others = workspace.change_members(group_id, add=add, remove=remove) - set(add)
-            if group.group_id is None and others:
-                # The workspace's list missed it, so nothing was known of its members.
-                message = f"it was there already, with {len(others)} other members; run again to have them planned"
+        if not errors:
+            group_id = group_id or client.create_group(group.group)
+            present = client.change_members(group_id, list(add.values()), list(group.remove))
+            if group.id is None and (others := present - set(add.values())):
+                # The list missed the group, so the plan didn't know its members.
+                errors = [f"it existed already, with {len(others)} other members; run again to plan their removal"]
     except BiocloudError as error:
-        message = str(error)
-    new = tuple(email for email in created if email not in before)
-    if message:
-        return GroupResult(group.group, "failed", created=new, message=message)
-    added, removed = (tuple(person.email for person in people) for people in (group.add, group.remove))
-    return GroupResult(group.group, "changed", added, removed, new)
+        errors = [str(error)]
+        try:  # what was done before the failure
+            present = {member.id for member in client.members(group_id)} if group_id else present
+        except BiocloudError:
+            errors += ["what was changed before can't be read"]
+    group.outcome, group.reason = "failed" if errors else "changed", "; ".join(errors)
+    group.added = [email for email, user_id in add.items() if user_id in present]
+    group.removed = [name for user_id, name in group.remove.items() if user_id not in present]
 
 
-def _refuse_unknown(names: Collection[str], wanted: Mapping[str, object]) -> None:
-    """Raise where a limit is lifted for a group that isn't synced: it is a slip of the pen."""
-    for name in sorted(set(names) - set(wanted)):
-        raise BiocloudError(
-            f"--allow-removals {name}",
-            expected=f"one of the groups {', '.join(sorted(wanted))}",
-            found="another name",
-            hint="Write the name as in the file.",
-        )
-
-
-def _stopped(thing: str, expected: str, found: str) -> ScimError:
-    """Return the error for an empty answer where there can't be one."""
-    return ScimError(
-        thing,
-        expected=expected,
-        found=found,
-        hint="The run is stopped, as whoever can't be seen would be taken for gone. Use an administrator's token.",
-    )
-
-
-# The command
-
-
-def load_groups(env: WorkspaceEnvironment, settings: WorkspaceSettings, *, allow_empty: bool = False) -> GroupFile:
-    """Read the groups of an environment.
-
-    Raises:
-        BiocloudError: there is no file, or it breaks the rules.
-    """
-    return read_group_file(settings.groups / f"{env}_group.yml", allow_empty=allow_empty)
-
-
-def _parser() -> argparse.ArgumentParser:
+def main() -> None:
+    """Run the command; see `--help`. It ends the process with an exit code, unless that is 0."""
     parser = argparse.ArgumentParser(
         prog="sync_groups.py",
-        description="Make the members of the Databricks groups those of groups/<environment>_group.yml.",
-        epilog="Exit codes: 0 in step, or planned; 1 a group failed or was over its limit; 2 wrong use, nothing sent.",
+        description="Synchronise the members of Databricks groups with groups/<environment>_group.yml.",
+        epilog="Exit codes: 0 done, or planned; 1 some groups are not as in the file; 2 wrong use, nothing was sent; "
+        "3 nothing could be done: the server refuses the token, can't be reached, or answers incompletely.",
     )
     parser.add_argument("environment", choices=ENVIRONMENTS)
     parser.add_argument("--dry-run", action="store_true", help="send only GET requests, and show the plan")
-    parser.add_argument("--json", action="store_true", help="print the plan and the result as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the plan as Markdown")
+    parser.add_argument("--json", action="store_true", help="print the plan and the results as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the plan and the results as Markdown")
     parser.add_argument(
         "--allow-removals",
         action="append",
         default=[],
         metavar="GROUP",
-        help="let this group lose more than a quarter of its members, in this run; may be repeated",
+        help="let this group lose any number of members in this run; may be repeated",
     )
-    parser.add_argument("--allow-empty", action="store_true", help="let a list be an explicit []")
-    parser.add_argument(
-        "--protected",
-        action="append",
-        default=[],
-        metavar="GROUP",
-        help="a group never to touch, beside admins and users; may be repeated",
-    )
-    return parser
-
-
-def main() -> None:
-    """Run the command; see `--help`. It ends the process with an exit code, unless that is 0."""
-    options = _parser().parse_args()
-    errors = Console(stderr=True, soft_wrap=True)
+    options = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)  # on stderr
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # scim.py logs its retries
+    message = ""
     try:
-        settings = WorkspaceSettings()
-        file = load_groups(options.environment, settings, allow_empty=options.allow_empty)
-        config = settings.workspace(options.environment)
-        limits = Limits(
-            allow_removals=frozenset(options.allow_removals),
-            allow_empty=options.allow_empty,
-            required=frozenset(file.required),
-        )
-        with Workspace.at(str(config["host"]), config["token"]) as workspace:
-            # As data goes to stdout alone, a person reads the tables on stderr.
-            console = errors if options.json else Console()
-            plan = make_plan(workspace, options.environment, file.groups, limits=limits, protected=options.protected)
-            console.print(plan_table(plan))
-            if options.markdown:
-                options.markdown.write_text(plan_markdown(plan), encoding="utf-8")
-            results = None if options.dry_run else apply_plan(workspace, plan)
-            if results is not None:
-                console.print(result_table(plan.environment, results))
-            if options.json:
-                print(json.dumps(as_data(plan, results), indent=2))
-    except ScimError as error:
-        _end(errors, error, 1)
+        code = _run(options)
+    except KeyboardInterrupt:
+        code, message = 130, "Interrupted. The groups that the log names are done; run again for the others."
     except BiocloudError as error:
-        _end(errors, error, 2)
-    over = [group.group for group in plan.groups if group.refused]
-    failed = [result.group for result in results or () if not result.ok]
-    if over or failed:
-        sys.exit(1)
+        code, message = 3 if isinstance(error, ScimError) else 2, str(error)
+    if message:
+        print(message, file=sys.stderr)
+    if code:
+        sys.exit(code)
 
 
-def _end(errors: Console, error: BiocloudError, code: int) -> NoReturn:
-    errors.print(str(error), style="bold red", markup=False, highlight=False)
-    sys.exit(code)
+def _run(options: argparse.Namespace) -> int:
+    """Synchronise as the options say; show the plan, the results and every failure. Return 1 if a group failed."""
+    out = sys.stderr if options.json else sys.stdout
+
+    def write(text: str) -> None:
+        if options.markdown:
+            options.markdown.write_text(text, encoding="utf-8")
+
+    def update(report: SyncReport) -> None:
+        if not report.applied:
+            print(render(report), file=out, flush=True)
+        write(render(report, escape_markdown))  # after each group: the record is complete even if the process is killed
+
+    try:
+        write("")  # before anything is sent
+    except OSError as error:
+        raise BiocloudError(
+            f"--markdown {options.markdown}", expected="a file that can be written",
+            found=str(error.strerror), hint="Create its folder first, or choose another.",
+        ) from None  # fmt: skip
+    try:
+        report = sync_environment(options.environment, options.dry_run, options.allow_removals, update)
+    except BiocloudError as error:
+        write(f"# Group sync of {options.environment}\n\n{escape_markdown(str(error))}\n")
+        raise
+    if not options.dry_run:
+        print(render(report), file=out)
+    write(render(report, escape_markdown))
+    if options.json:
+        print(json.dumps(asdict(report), indent=2))
+    return 1 if report.failures else 0

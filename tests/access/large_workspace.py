@@ -1,6 +1,6 @@
-"""The large workspace of the request counts: 2000 users, 20 groups of 50, of which 10 are to change by 60 members.
+"""The large workspace of the request counts: 2,000 users, 20 groups of 50, of which 10 are to change by 60 members.
 
-The tests and the benchmark share it. What doesn't belong here: counting and asserting.
+The tests and the benchmark share it.
 """
 
 from __future__ import annotations

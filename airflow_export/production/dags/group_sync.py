@@ -1,4 +1,4 @@
-"""Keep the members of the Databricks groups in step with the files in `groups/`.
+"""Synchronise the members of Databricks groups with the files in `groups/`.
 
 Generated for production from the Dagster job `group_sync`. Do not edit: change the definitions, then run
 
@@ -46,8 +46,8 @@ LIBRARIES = [
     {"pypi": {"package": "pydantic-settings==2.16.3"}},
     {"pypi": {"package": "pyyaml==6.0.3"}},
     {"pypi": {"package": "requests==2.34.2"}},
-    {"pypi": {"package": "rich==15.0.0"}},
     {"pypi": {"package": "tenacity==9.2.1"}},
+    {"pypi": {"package": "urllib3==2.8.0"}},
 ]
 ACTIVE = {"PENDING", "QUEUED", "RUNNING", "BLOCKED", "WAITING_FOR_RETRY"}
 
@@ -76,8 +76,8 @@ def follow_what_still_runs(context):
 
 with DAG(
     dag_id="group_sync",
-    description="Keep the members of the Databricks groups in step with the files in `groups/`.",
-    doc_md="""Keep the members of the Databricks groups in step with the files in `groups/`.
+    description="Synchronise the members of Databricks groups with the files in `groups/`.",
+    doc_md="""Synchronise the members of Databricks groups with the files in `groups/`.
 
 - Owner: biocloud
 - Lineage: no assets
@@ -110,7 +110,7 @@ with DAG(
 ) as dag:
     sync_groups = DatabricksSubmitRunOperator(
         task_id="sync_groups",
-        doc_md="Make the members of the workspace's groups those of `groups/<environment>_group.yml`.",
+        doc_md="Synchronise the members of Databricks groups with `groups/<environment>_group.yml`.",
         json={
             "run_name": "{{ dag.dag_id }} {{ ti.task_id }} {{ run_id }}",
             "git_source": GIT_SOURCE,
