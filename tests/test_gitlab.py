@@ -259,3 +259,14 @@ def test_a_failing_asset_check_makes_its_job_fail(clone: Clone, tmp_path: Path) 
     clone.git("checkout", "-q", "--", ".")
     assert done.returncode != 0
     assert '"refused"' in done.stdout
+
+
+@pytest.mark.gitlab
+@pytest.mark.timeout(1800)
+def test_the_plan_of_the_group_sync_without_variables_is_a_warning(clone: Clone) -> None:
+    clone.switch("feature/x")
+    done = clone.call("group-sync-plan")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert len(re.findall(r"finished in .* WARN 42", shown)) == 2
+    assert "needs the variables DATABRICKS_HOST_PROD and DATABRICKS_TOKEN_PROD" in shown
