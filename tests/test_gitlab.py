@@ -265,8 +265,4 @@ def test_a_failing_asset_check_makes_its_job_fail(clone: Clone, tmp_path: Path) 
 @pytest.mark.timeout(1800)
 def test_the_plan_of_the_group_sync_without_variables_is_a_warning(clone: Clone) -> None:
     clone.switch("feature/x")
-    done = clone.call("group-sync-plan")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
-    assert len(re.findall(r"finished in .* WARN 42", shown)) == 2
-    assert "needs the variables DATABRICKS_HOST_PROD and DATABRICKS_TOKEN_PROD" in shown
+    assert clone.run("group-sync-plan") == {"group-sync-plan:": "WARN"}  # both jobs of the matrix
