@@ -88,12 +88,9 @@ def read_group_file(path: Path) -> dict[str, list[str]]:
         # The nodes and not the values: they know their line, repeated keys, and that an unquoted `no` is no text.
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
-        raise BiocloudError(
-            str(path.absolute()),
-            expected="the file with the groups of this environment",
-            found="no file",
-            hint="Run from the root of the repository, or set BIOCLOUD_GROUPS to the folder that holds it.",
-        ) from None
+        expected = "the file with the groups of this environment"
+        hint = "Run from the root of the repository, or set BIOCLOUD_GROUPS to the folder that holds it."
+        raise BiocloudError(str(path.absolute()), expected=expected, found="no file", hint=hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise GroupsRefusedError(str(path), [f"{path}: can't be read: {error}"]) from None
     except yaml.YAMLError as error:

@@ -15,9 +15,7 @@ class GroupSyncConfig(dg.Config):
 
     environment: str = Field(default=ENVIRONMENTS[0], description=" or ".join(ENVIRONMENTS))
     dry_run: bool = Field(default=True, description="send only GET requests, and show the plan")
-    allow_removals: list[str] = Field(
-        default=[], description="groups that may lose more than a quarter of their members in this run"
-    )
+    allow_removals: list[str] = Field(default=[], description="groups that may lose any number of members")
 
 
 def _cluster_variables(suffix: str) -> dict[str, str]:

@@ -243,16 +243,12 @@ class ScimClient:
 
     def users(self) -> list[User]:
         """Return every user that has a userName: a token that isn't an administrator's sees users without."""
-        return [
-            User(
-                str(data["userName"]).lower(),
-                str(data["id"]),
-                frozenset(str(email.get("value", "")).lower() for email in data.get("emails") or []),
-                data.get("active") is not False,
-            )
-            for data in self._pages(self.users_api, {"attributes": "id,userName,emails,active"})
-            if data.get("userName")
-        ]
+        found = []
+        for data in self._pages(self.users_api, {"attributes": "id,userName,emails,active"}):
+            if name := str(data.get("userName") or "").lower():
+                emails = frozenset(str(email.get("value", "")).lower() for email in data.get("emails") or [])
+                found.append(User(name, str(data["id"]), emails, data.get("active") is not False))
+        return found
 
     def groups(self) -> list[Group]:
         """Return every group, without members: Databricks leaves them out of lists."""
@@ -298,14 +294,11 @@ class ScimClient:
     def members(self, group_id: str) -> list[Member]:
         """Return the direct members of a group, of every kind."""
         kinds = {"Groups": "group", "ServicePrincipals": "service principal"}
-        return [
-            Member(
-                str(member.get("value", "")),
-                kinds.get(str(member.get("$ref", "")).rpartition("/")[0].rpartition("/")[2], "user"),
-                str(member.get("display", "")),
-            )
-            for member in self._request("GET", f"{self.groups_api}/{group_id}").get("members") or []
-        ]
+        found = []
+        for data in self._request("GET", f"{self.groups_api}/{group_id}").get("members") or []:
+            kind = kinds.get(str(data.get("$ref", "")).rpartition("/")[0].rpartition("/")[2], "user")
+            found.append(Member(str(data.get("value", "")), kind, str(data.get("display", ""))))
+        return found
 
     def create_group(self, name: str) -> str:
         """Create a group, or find the one that exists, and return its id."""
@@ -332,7 +325,7 @@ class ScimClient:
                 log.info("user %s created (%d of %d)", email, number, len(emails))
             except ScimError as error:
                 failed[email] = error
-                if error.status in {None, 401, 403}:  # the others would fail in the same way
+                if error.status in {None, 401, 403, 429}:  # the others would fail in the same way
                     failed |= dict.fromkeys(emails[number:], error)
                     break
         created = list(ids)

@@ -29,6 +29,7 @@ from biocloud_assets.settings import WorkspaceEnvironment, WorkspaceSettings
 
 ENVIRONMENTS: tuple[WorkspaceEnvironment, ...] = ("development", "production")
 
+Definitions = Mapping[str, list[str]]
 OnUpdate = Callable[[SyncReport], None]
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ def sync_group(
 def sync_all_groups_for_env(
     env: str,
     config: Mapping[str, str | SecretStr],
-    group_definitions: Mapping[str, list[str]],
+    group_definitions: Definitions,
     dry_run: bool = False,
     *,
     limits: Limits = SAFE_LIMITS,
@@ -201,7 +202,8 @@ def sync_all_groups_for_env(
         group_definitions: group name → e-mails; `_required` holds e-mails that are never removed.
         dry_run: only make the plan.
         limits: what the sync may remove.
-        on_update: called with the report once the plan is made, and after each group that is changed.
+        on_update: called with the report once the plan is made, after users are created, and after each group that
+            is changed; the default prints the plan.
 
     Raises:
         BiocloudError: the environment, the host, a name or an e-mail can't be used; nothing was sent.
@@ -237,12 +239,7 @@ def sync_environment(
 
 
 def _sync(
-    client: ScimClient,
-    name: str,
-    definitions: Mapping[str, list[str]],
-    dry_run: bool,
-    limits: Limits,
-    on_update: OnUpdate,
+    client: ScimClient, name: str, definitions: Definitions, dry_run: bool, limits: Limits, on_update: OnUpdate
 ) -> None:
     """Make the plan and, if this is no dry run, apply it."""
     report = SyncReport(environment=name, groups=make_plan(client, definitions, limits))
@@ -340,6 +337,7 @@ def apply_plan(client: ScimClient, report: SyncReport, on_update: OnUpdate = pri
     planned = [group for group in report.groups if group.outcome == "planned"]
     new = dict.fromkeys(email for group in planned for email, user_id in group.add.items() if user_id is None)
     ids, report.users_created, failed = client.create_users(list(new))
+    on_update(report)
     for number, group in enumerate(planned, 1):
         _apply_group(client, group, ids, failed)
         log.info("group %s: %s (%d of %d)", group.group, group.outcome, number, len(planned))
@@ -373,11 +371,10 @@ def _apply_group(
 
 def main() -> None:
     """Run the command; see `--help`. It ends the process with an exit code, unless that is 0."""
-    parser = argparse.ArgumentParser(
-        prog="sync_groups.py",
-        description="Synchronise the members of Databricks groups with groups/<environment>_group.yml.",
-        epilog="Exit codes: 0 done, or planned; 1 some groups are not as in the file; 2 wrong use, nothing was sent; "
-        "3 nothing could be done: the server refuses the token, can't be reached, or answers incompletely.",
+    parser = argparse.ArgumentParser(prog="sync_groups.py", description=__doc__.splitlines()[0])
+    parser.epilog = (
+        "Exit codes: 0 done, or planned; 1 some groups are not as in the file; 2 wrong use, nothing was sent; "
+        "3 nothing could be done: the server refuses the token, can't be reached, or answers incompletely."
     )
     parser.add_argument("environment", choices=ENVIRONMENTS)
     parser.add_argument("--dry-run", action="store_true", help="send only GET requests, and show the plan")
@@ -388,10 +385,11 @@ def main() -> None:
         action="append",
         default=[],
         metavar="GROUP",
-        help="let this group lose any number of members in this run; may be repeated",
+        help="allow any number of removals from this group",
     )
     options = parser.parse_args()
-    logging.basicConfig(format="%(message)s", level=logging.INFO)  # on stderr
+    logging.basicConfig(format="%(message)s")  # on stderr
+    logging.getLogger("biocloud_assets").setLevel(logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # scim.py logs its retries
     message = ""
     try:
