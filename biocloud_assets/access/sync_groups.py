@@ -43,8 +43,8 @@ class GroupSyncError(BiocloudError):
         groups = "".join(f"\n- {group}: {reason}" for group, reason in report.failures.items())
         super().__init__(
             f"group sync of {report.environment}",
-            expected=f"{len(report.groups)} groups as in the file",
-            found=f"{len(report.failures)} that are not",
+            expected="all groups as in the file",
+            found=f"{len(report.failures)} of {len(report.groups)} that are not",
             hint=f"The other groups are done. Fix the causes and run again:{groups}",
         )
 
@@ -72,7 +72,8 @@ def create_group(group_name: str, groups_api: str, headers: dict[str, str]) -> s
     """
     _refuse_protected([group_name])
     with ScimClient(headers, groups_api=groups_api) as client:
-        return client.create_group(group_name)
+        # Looked up first: not every SCIM server refuses a second group of the same name.
+        return client.find(client.groups_api, "displayName", group_name) or client.create_group(group_name)
 
 
 def create_user(email: str, users_api: str, headers: dict[str, str]) -> str | None:
