@@ -163,7 +163,7 @@ def scim_root(host: str, account_id: str = "") -> str:
 
 def _check_url(url: str, path: str = "/.*") -> None:
     """Raise BiocloudError if the token may not be sent to a URL."""
-    if not re.fullmatch(_ORIGIN + path, url, re.ASCII):
+    if not re.fullmatch(_ORIGIN + path, url, re.ASCII | re.IGNORECASE):
         raise BiocloudError(
             "the workspace's host",
             expected="an https:// address (http:// only on loopback), without credentials, path or query",
@@ -220,7 +220,7 @@ class ScimClient:
         self._session.auth = authorize  # not in the session's headers, which requests lets `~/.netrc` override
         self._session.headers["Accept"] = "application/scim+json, application/json"
         # http is loopback, and a proxy could read the token there. For https, the environment's proxies are used.
-        self._session.trust_env = not (groups_api or users_api).startswith("http://")
+        self._session.trust_env = not (groups_api or users_api).lower().startswith("http://")
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
 

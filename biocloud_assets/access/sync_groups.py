@@ -20,9 +20,17 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from biocloud_assets.access.group_file import REQUIRED, check_groups, read_group_file
-from biocloud_assets.access.plan import SAFE_LIMITS, GroupSync, Limits, SyncReport, escape_markdown, render
-
-from biocloud_assets.access.plan import index_by_address, is_protected, plan_group  # isort: skip
+from biocloud_assets.access.plan import (
+    SAFE_LIMITS,
+    GroupSync,
+    Limits,
+    SyncReport,
+    escape_markdown,
+    index_by_address,
+    is_protected,
+    plan_group,
+    render,
+)
 from biocloud_assets.access.scim import Group, ScimClient, ScimError, bearer, scim_root
 from biocloud_assets.errors import BiocloudError
 from biocloud_assets.settings import WorkspaceEnvironment, WorkspaceSettings

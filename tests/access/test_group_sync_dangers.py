@@ -517,6 +517,7 @@ def test_the_token_goes_over_https_or_loopback_only(host: str) -> None:
     [
         ("https://adb-1.azuredatabricks.net/", "https://adb-1.azuredatabricks.net"),
         (" adb-1.azuredatabricks.net ", "https://adb-1.azuredatabricks.net"),
+        ("HTTPS://ADB-1.azuredatabricks.net", "HTTPS://ADB-1.azuredatabricks.net"),
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("http://[::1]:8080", "http://[::1]:8080"),
         ("https://127.0.0.1:8443", "https://127.0.0.1:8443"),
