@@ -1,14 +1,17 @@
-"""The project's own exceptions: few, and each for an error that a person can mend.
+"""The project's exceptions: one class for each kind of error that a person can fix.
 
-Every message names the thing, what was expected, what was found and what to do. What belongs here: exception classes
-that more than one room raises or catches. What doesn't: how errors are shown (the command line, Dagster).
+Every message names the thing, what was expected, what was found and what to do.
 """
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Sequence
+
 
 class BiocloudError(Exception):
-    """An error that a person can mend.
+    """An error that a person can fix.
 
     Args:
         thing: what the error is about: a variable, a delivery, a table.
@@ -23,15 +26,23 @@ class BiocloudError(Exception):
 
 
 class SettingsError(BiocloudError):
-    """A setting has a value that can't be used."""
+    """A setting or an argument has a value that can't be used."""
 
 
 class LakeError(BiocloudError):
-    """A path, a file or a bucket can't be used, or a path would leave its root."""
+    """A path, a file or a bucket can't be used, or a path would leave its root.
+
+    Attributes:
+        transient: whether the cause may pass by itself: no connection, throttling, an error on the server's side.
+    """
+
+    def __init__(self, thing: str, *, expected: str, found: str, hint: str, transient: bool = False) -> None:
+        self.transient = transient
+        super().__init__(thing, expected=expected, found=found, hint=hint)
 
 
 class DeliveryNameError(BiocloudError):
-    """A name is not a delivery's name."""
+    """A name is not the name of a delivery, or there is no delivery of that name."""
 
 
 class RunDateError(BiocloudError):
@@ -39,22 +50,29 @@ class RunDateError(BiocloudError):
 
 
 class DeliveryRefusedError(BiocloudError):
-    """A delivery breaks the contract; nothing of it was written. `faults` holds every fault that was found."""
+    """A delivery breaks the contract; nothing of it was written.
 
-    def __init__(self, delivery: str, faults: tuple[object, ...]) -> None:
-        self.delivery, self.faults = delivery, faults
+    Args:
+        delivery: the delivery's name.
+        violations: every violation that refuses the delivery; warnings are not among them.
+        fingerprint: the digest of the delivery's files.
+    """
+
+    def __init__(self, delivery: str, violations: Sequence[object], fingerprint: str) -> None:
+        self.delivery, self.violations, self.fingerprint = delivery, tuple(violations), fingerprint
+        count = f"{len(violations):,} violation{'s' if len(violations) != 1 else ''}"
+        first = str(violations[0])
+        self.summary = f"{count}: {first if len(first) <= 300 else first[:300] + '…'}"
         super().__init__(
             f"delivery {delivery}",
-            expected="data as in the DSI delivery contract",
-            found=f"{len(faults)} fault{'s' if len(faults) != 1 else ''}:\n"
-            + "\n".join(f"  - {fault}" for fault in faults)
-            + "\n",
-            hint="Nothing of it was written. Have DSI mend and deliver it again.",
+            expected="data as in the delivery contract",
+            found=f"{count}; nothing was written",
+            hint="Fix the files and deliver them again:\n" + "\n".join(f"  - {violation}" for violation in violations),
         )
 
 
 class EngineError(BiocloudError):
-    """The Spark engine can't be started or used as set up."""
+    """The Spark engine can't be started or used as it is set up."""
 
 
 class TableError(BiocloudError):
@@ -66,4 +84,67 @@ class DeployError(BiocloudError):
 
 
 class ExportError(BiocloudError):
-    """The Dagster definitions can't be exported to Airflow, or what was exported is stale."""
+    """The Dagster definitions can't be exported to Airflow, or the committed export is stale."""
+
+
+_TRANSIENT = (
+    ("pyspark.errors", "PySparkException"),  # except those below
+    ("grpc", "RpcError"),
+    ("deltalake.exceptions", "CommitFailedError"),
+    ("botocore.exceptions", "HTTPClientError"),
+    ("botocore.exceptions", "ConnectionError"),
+    ("requests.exceptions", "ConnectionError"),
+    ("requests.exceptions", "Timeout"),
+    # https://docs.databricks.com/api/workspace/introduction: 429, 503, 500 and 504. The other errors of the API (no
+    # permission, no such resource, a wrong request) stay until somebody changes something.
+    ("databricks.sdk.errors.platform", "TooManyRequests"),
+    ("databricks.sdk.errors.platform", "TemporarilyUnavailable"),
+    ("databricks.sdk.errors.platform", "InternalError"),
+    ("databricks.sdk.errors.platform", "DeadlineExceeded"),
+    ("databricks.sdk.errors.platform", "Aborted"),
+)
+_NOT_TRANSIENT = (
+    ("pyspark.errors", "AnalysisException"),
+    ("pyspark.errors", "ParseException"),
+    ("pyspark.errors", "IllegalArgumentException"),
+    ("pyspark.errors", "ArithmeticException"),
+    ("pyspark.errors", "NumberFormatException"),
+    ("pyspark.errors", "DateTimeException"),
+    ("pyspark.errors", "PythonException"),
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the cause of an error is the infrastructure and may pass by itself: a repetition can help.
+
+    Errors in data and settings are not, and neither is a query that the engine refuses to analyse or that fails on a
+    value.
+    """
+    if isinstance(error, LakeError):
+        return error.transient
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    if storage_failure(error) is not None:
+        return False
+    if any(_is_instance(error, module, name) for module, name in _NOT_TRANSIENT):
+        return False
+    return any(_is_instance(error, module, name) for module, name in _TRANSIENT)
+
+
+_STORAGE_FAILURE = re.compile(
+    r"Permission denied|Operation not permitted|Read-only file system|No space left on device|Disk quota exceeded"
+    r"|Not a directory|AccessDenied|Access Denied|NoSuchBucket",
+    re.IGNORECASE,
+)
+
+
+def storage_failure(error: BaseException) -> str | None:
+    """What the storage answered, if an engine's error says that it can't be written; a repetition doesn't help."""
+    found = _STORAGE_FAILURE.search(str(error))
+    return found.group() if found else None
+
+
+def _is_instance(error: BaseException, module: str, name: str) -> bool:
+    """Whether an error is of a class of a package that may not be loaded; then it can't be."""
+    class_ = getattr(sys.modules.get(module), name, None)
+    return class_ is not None and isinstance(error, class_)

@@ -1,4 +1,4 @@
-"""What the lake promises, of a folder and of S3 alike."""
+"""A lake in a folder and one in S3: listing, reading, writing, deleting, and paths that stay below the root."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -129,8 +130,8 @@ def amsterdam(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("amsterdam")
-def test_a_file_tells_when_it_was_written_in_utc(lake: DataLake) -> None:
-    before = datetime.now(UTC) - timedelta(seconds=2)  # S3 tells whole seconds
+def test_the_time_of_a_file_is_in_utc(lake: DataLake) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)  # S3 keeps whole seconds
     lake.write("a", b"data")
     (file,) = lake.list().files
     assert before <= file.modified <= datetime.now(UTC) + timedelta(seconds=2)
@@ -139,7 +140,7 @@ def test_a_file_tells_when_it_was_written_in_utc(lake: DataLake) -> None:
     assert list(lake.walk()) == [file]
 
 
-def test_nothing_is_where_nothing_was_written(lake: DataLake) -> None:
+def test_a_path_that_does_not_exist_lists_nothing(lake: DataLake) -> None:
     lake.write("a/file", b"")
     for path in ("nowhere", "a/nowhere", "a/file/below"):
         assert lake.list(path) == Listing((), ())
@@ -204,7 +205,7 @@ def test_read_an_empty_file(lake: DataLake, span: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("path", ["nowhere", "a", "a/file/below"])
-def test_what_can_not_be_read_is_named(lake: DataLake, path: str) -> None:
+def test_a_file_that_can_not_be_read_is_named(lake: DataLake, path: str) -> None:
     lake.write("a/file", b"")
     with pytest.raises(LakeError) as raised:
         lake.read(path)
@@ -265,7 +266,7 @@ def test_a_write_to_where_it_can_not_be_names_the_file(tmp_path: Path) -> None:
 # Delete.
 
 
-def test_delete_takes_the_named_files_only(lake: DataLake) -> None:
+def test_only_the_named_files_are_deleted(lake: DataLake) -> None:
     for path in ("a/1", "a/2", "a/3"):
         lake.write(path, b"")
     lake.delete(iter(["a/1", "a/3", "a/never", "nowhere/never"]))
@@ -275,7 +276,7 @@ def test_delete_takes_the_named_files_only(lake: DataLake) -> None:
     assert files(lake) == ["a/2"]
 
 
-def test_what_can_not_be_deleted_is_named_and_the_rest_is_deleted(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_deleted_is_named_and_the_rest_is_deleted(tmp_path: Path) -> None:
     lake = DataLake.at(str(tmp_path))
     lake.write("a/b/file", b"")
     lake.write("c", b"")
@@ -285,7 +286,7 @@ def test_what_can_not_be_deleted_is_named_and_the_rest_is_deleted(tmp_path: Path
     assert files(lake) == ["a/b/file"]
 
 
-# What S3 is asked.
+# Requests to S3.
 
 
 def test_deleting_thousands_takes_a_request_for_each_thousand(
@@ -300,7 +301,7 @@ def test_deleting_thousands_takes_a_request_for_each_thousand(
     requests.clear()
     assert files(s3) == ["other"]
     s3.delete([])
-    assert len(requests) == 1, "nothing to delete, nothing to ask"
+    assert len(requests) == 1, "nothing to delete, so no request"
 
 
 def test_listing_deliveries_does_not_list_what_is_in_them(
@@ -446,7 +447,7 @@ def test_roots_of_other_forms_are_refused(root: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["gs://bucket/a", "s3://", "file://host/a"])
-def test_a_refused_root_is_named_with_the_forms_that_are_taken(root: str) -> None:
+def test_a_refused_root_is_named_with_the_valid_forms(root: str) -> None:
     with pytest.raises(LakeError, match=r"expected a folder or s3://bucket/prefix") as raised:
         DataLake.at(root)
     assert repr(root) in str(raised.value)
@@ -479,18 +480,40 @@ def test_an_s3_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     lake = DataLake.at("s3://bucket/prefix", endpoint="http://127.0.0.1:1")
-    with pytest.raises(LakeError, match=r"^s3://bucket/prefix/a: .*http://127\.0\.0\.1:1.*Check the address"):
+    with pytest.raises(LakeError, match=r"^s3://bucket/prefix/a: .*http://127\.0\.0\.1:1.*Check the address") as raised:
         lake.read("a")
+    assert raised.value.transient
 
 
-def test_labels_stay_with_a_file_in_s3_and_go_when_it_is_written_without(s3: DataLake) -> None:
+@pytest.mark.parametrize(
+    ("status", "transient"), [(500, True), (503, True), (429, True), (403, False), (404, False), (400, False)]
+)
+def test_only_throttling_and_errors_of_the_server_are_transient(
+    s3: DataLake, monkeypatch: pytest.MonkeyPatch, status: int, transient: bool
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # of the retries
+
+    class Body:
+        def stream(self, **_: object) -> Iterator[bytes]:
+            yield b"<Error><Code>SomeCode</Code><Message>Some message</Message></Error>"
+
+    def answer(request: Any, **_: object) -> AWSResponse:
+        return AWSResponse(request.url, status, {}, Body())
+
+    s3._s3.meta.events.register("before-send.s3", answer)  # type: ignore[attr-defined]
+    with pytest.raises(LakeError) as raised:
+        s3.read("a")
+    assert raised.value.transient is transient
+
+
+def test_labels_stay_with_a_file_in_s3_until_it_is_written_without(s3: DataLake) -> None:
     s3.write("a", b"1", labels={"owner": "biocloud"})
     assert s3.labels("a") == {"owner": "biocloud"}
     s3.write("a", b"2")
     assert s3.labels("a") == s3.labels("nothing/here") == {}
 
 
-def test_a_folder_has_no_place_for_labels_and_says_so(tmp_path: Path) -> None:
+def test_a_folder_refuses_labels(tmp_path: Path) -> None:
     lake = DataLake.at(str(tmp_path))
     with pytest.raises(LakeError, match="a folder, which keeps no labels"):
         lake.write("a", b"1", labels={"owner": "biocloud"})
