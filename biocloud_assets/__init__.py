@@ -1,6 +1,6 @@
-"""Biocloud: DSI deliveries to Delta tables, as a Dagster asset graph.
+"""Biocloud: deliveries of nested Parquet to Delta tables, as a Dagster asset graph.
 
-The folders mirror the data architecture: the table `raw/dsi/sensor` is made by the code in `raw/dsi/`. Data code knows
-no orchestrator; only `assets.py`, `checks.py`, `sensors.py`, `jobs.py`, `partitions.py`, `resources.py` and
-`definitions.py` import Dagster.
+The folders mirror the data architecture: the contract of the tables `raw/dsi/…` is in `raw/dsi/`.
 """
+
+__version__ = "0.1.0"

@@ -1,18 +1,16 @@
-"""Writing one partition of a Delta table, safely, and reading a table's log.
+"""Writing one partition of a Delta table with the engine.
 
-What belongs here: what is true of every table. What doesn't: which tables there are.
-
-The engines differ where it hurts: Sail 0.7 ignores dynamic partition overwrite and overwrites the whole table, doesn't
-refuse rows that break the `replaceWhere` predicate, and fails on `replaceWhere` into a table that isn't there. So a
-table is created first, the partition's value is set here for every row that is written, and dynamic partition overwrite
-is never used.
+Sail 0.7 differs from Delta on a JVM in three points: it ignores dynamic partition overwrite and overwrites the whole
+table; it doesn't refuse rows that violate the `replaceWhere` predicate; and `replaceWhere` fails if there is no table
+yet. So the table is created first, the partition's value is set here for every row that is written, and dynamic
+partition overwrite is never used.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark.sql import functions as F
@@ -21,129 +19,24 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from biocloud_assets.errors import TableError
 from biocloud_assets.lake import DataLake
+from biocloud_assets.spark import delta_log
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import DataType
 
 _T = TypeVar("_T")
 
-_CONFLICTS = (
-    "Failed to commit transaction",  # Sail
-    "Transaction failed",
-    "version already exists",
-    "already exists",
-    "Concurrent",  # Delta on a JVM: ConcurrentAppendException and its kin
-    "DELTA_CONCURRENT",
-    "ProtocolChangedException",
-    "MetadataChangedException",
+_CONFLICT = re.compile(
+    # Sail 0.7 and delta-rs
+    r"Failed to commit transaction|Transaction failed|[Vv]ersion \d+ already exists|VersionAlreadyExists"
+    # Delta on a JVM: io.delta.exceptions.*, and the error classes of newer versions
+    r"|Concurrent(Append|DeleteRead|DeleteDelete|Transaction|Write|Modification)Exception|DELTA_CONCURRENT_\w+"
+    r"|ProtocolChangedException|MetadataChangedException|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
 )
+"""The messages of a commit that lost against another one and can be repeated."""
+
 _ATTEMPTS = 12
-
-
-def open_table(lake: DataLake, path: str) -> DeltaTable | None:
-    """A table's log, read by delta-rs without an engine; None where there is no table.
-
-    Args:
-        lake: the lake.
-        path: the table's path in it.
-    """
-    from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
-
-    options = {"allow_http": "true"} if lake.root.startswith("s3://") and lake.insecure else None
-    try:
-        return DeltaTable(lake.uri(path), storage_options=options)
-    except TableNotFoundError:
-        return None
-
-
-def version(lake: DataLake, path: str) -> int | None:
-    """The version of a table; None where there is no table."""
-    table = open_table(lake, path)
-    return None if table is None else table.version()
-
-
-def partition_values(lake: DataLake, path: str, column: str) -> set[str]:
-    """The values of a partition column for which a table holds files, from its log alone."""
-    table = open_table(lake, path)
-    return set() if table is None else {partition[column] for partition in table.partitions()}
-
-
-def partition_size(lake: DataLake, path: str, column: str, value: str) -> tuple[int, int]:
-    """The size of a partition's files in bytes, and the version of the table."""
-    sizes, version = partition_sizes(lake, path, column)
-    return sizes.get(value, 0), version
-
-
-def partition_sizes(lake: DataLake, path: str, column: str) -> tuple[dict[str, int], int]:
-    """The size of each partition's files in bytes, and the version of the table; -1 where there is none."""
-    table = open_table(lake, path)
-    if table is None:
-        return {}, -1
-    sizes: dict[str, int] = {}
-    for value, _, size in _files(table, column):
-        sizes[value] = sizes.get(value, 0) + size
-    return sizes, table.version()
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of one table.
-
-    Attributes:
-        table: the table's identifier: one that was made anew in the same place has another.
-        number: counts its commits.
-    """
-
-    table: str
-    number: int
-
-
-def changed_partitions(
-    lake: DataLake, path: str, column: str, since: Version | None
-) -> tuple[Version | None, set[str]]:
-    """What has happened to a table: its version, and the partitions that hold other files than before.
-
-    Args:
-        lake: the lake.
-        path: the table's path in it.
-        column: the column that it is partitioned by.
-        since: the version to compare with. Where there is none, or the history no longer goes back so far, or it is of
-            another table, all partitions count as changed.
-
-    Returns:
-        the version, None where there is no table; and the values of the partition column. A partition that was emptied
-        isn't among them.
-    """
-    from deltalake.exceptions import DeltaError
-
-    table = open_table(lake, path)
-    if table is None:
-        return None, set()
-    now = Version(str(table.metadata().id), table.version())
-    if now == since:
-        return now, set()
-    before: set[tuple[str, str, int]] = set()
-    files = set(_files(table, column))
-    if since is not None and since.table == now.table and since.number < now.number:
-        try:
-            table.load_as_version(since.number)
-            before = set(_files(table, column))
-        except DeltaError:  # cleaned up
-            before = set()
-    return now, {value for value, _, _ in files - before}
-
-
-def _files(table: DeltaTable, column: str) -> list[tuple[str, str, int]]:
-    """The files of a table: partition, path, bytes."""
-    import pyarrow as pa
-
-    files = pa.table(table.get_add_actions(flatten=True)).to_pydict()
-    if not files["path"]:  # then it doesn't name the partition's column either
-        return []
-    return list(zip(files[f"partition.{column}"], files["path"], files["size_bytes"], strict=True))
 
 
 def replace_partition(
@@ -154,91 +47,87 @@ def replace_partition(
     schema: StructType,
     column: str,
     value: str,
+    *,
+    catalog: str | None = None,
 ) -> None:
     """Replace exactly the rows of one partition, in one commit. The same rows twice leave the same table.
 
     Args:
         spark: the session.
         lake: the lake.
-        path: the table's path in it; the table is created where there is none.
+        path: the table's path in it; the table is created if there is none.
         rows: the partition's new rows, with the columns and types of `schema` but without `column`, which is added here
-            so that no row can be of another partition; none to empty it.
+            so that no row can belong to another partition; None to empty it. The engine refuses rows of other types.
         schema: the table's schema.
         column: the column that the table is partitioned by, a string.
         value: the partition's value.
+        catalog: the catalog of Unity Catalog in which the table is registered, if there is one.
 
     Raises:
-        TableError: the rows or the table that is there have other columns or types, or the lake's root has signs in it
-            that an engine writes to another place. Nothing was written.
+        TableError: the existing table has other columns or types. Nothing was written.
     """
     uri = lake.uri(path)
-    _check_uri(uri)
-    # Made of expressions, for these have the engine's own types to the last detail, and are planned in no time.
-    empty = spark.range(0).select(*(F.lit(None).cast(field.dataType).alias(field.name) for field in schema))
-    if rows is not None:
-        there = StructType([field for field in schema if field.name != column])
-        _check_schema(uri, "the rows to write", rows.schema, there)
-    new = empty if rows is None else rows.withColumn(column, F.lit(value)).select(*schema.names)
-    _retrying(lambda: _ensure_table(spark, uri, empty, schema, column))
+    _retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column))
+    new = _empty(spark, schema) if rows is None else rows.withColumn(column, F.lit(value)).select(*schema.names)
     predicate = f"{column} = '{_escaped(value)}'"
-    _retrying(lambda: new.write.format("delta").mode("overwrite").option("replaceWhere", predicate).save(uri))
+    _retry_conflicts(lambda: new.write.format("delta").mode("overwrite").option("replaceWhere", predicate).save(uri))
+    if catalog is not None:
+        _register(spark, lake, path, catalog)
 
 
-def read_partition(spark: SparkSession, lake: DataLake, path: str, column: str, value: str) -> DataFrame:
-    """The rows of one partition."""
-    return spark.read.format("delta").load(lake.uri(path)).where(F.col(column) == value)
+def read_table(spark: SparkSession, lake: DataLake, path: str) -> DataFrame:
+    """All rows of a table."""
+    return spark.read.format("delta").load(lake.uri(path))
 
 
-def register(spark: SparkSession, lake: DataLake, path: str, catalog: str) -> str:
-    """Make a table known to Unity Catalog: `raw/dsi/sensor` is `<catalog>.raw_dsi.sensor`. Its files stay in place.
-
-    Args:
-        spark: the session of a runtime with that catalog.
-        lake: the lake.
-        path: the table's path in it.
-        catalog: the catalog; it is there already.
-
-    Returns:
-        the table's name.
-    """
+def table_name(path: str, catalog: str) -> str:
+    """The name of a table in Unity Catalog: `raw/dsi/sensor` is `<catalog>.raw_dsi.sensor`."""
     *folders, table = path.split("/")
-    schema = f"`{catalog}`.`{'_'.join(folders)}`"
-    spark.sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-    spark.sql(f"CREATE TABLE IF NOT EXISTS {schema}.`{table}` USING DELTA LOCATION '{_escaped(lake.uri(path))}'")
     return f"{catalog}.{'_'.join(folders)}.{table}"
 
 
-def _check_uri(uri: str) -> None:
-    """Refuse a root that Sail 0.7 percent-encodes when it writes Delta, which makes another folder of it."""
-    odd = sorted(set(re.sub(r"[\w./:&'@+,=~-]", "", uri, flags=re.ASCII)))
-    if odd:
-        raise TableError(
-            uri,
-            expected="a lake below a root of plain letters, digits and . _ - + : & ' @ , = ~",
-            found=f"{' '.join(map(repr, odd))} in it",
-            hint="Set BIOCLOUD_LAKE_ROOT to another folder.",
+def _register(spark: SparkSession, lake: DataLake, path: str, catalog: str) -> None:
+    """Register a table in Unity Catalog; its files stay where they are."""
+    name = ".".join(f"`{part}`" for part in table_name(path, catalog).split("."))
+    spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name.rpartition('.')[0]}")
+    spark.sql(f"CREATE TABLE IF NOT EXISTS {name} USING DELTA LOCATION '{_escaped(lake.uri(path))}'")
+
+
+def _empty(spark: SparkSession, schema: StructType) -> DataFrame:
+    # Built from expressions, because these have the engine's own types, and are planned quickly.
+    return spark.range(0).select(*(F.lit(None).cast(field.dataType).alias(field.name) for field in schema))
+
+
+def _ensure_table(spark: SparkSession, lake: DataLake, path: str, schema: StructType, column: str) -> None:
+    """Create the table if there is none; add the columns that it lacks; refuse one of other types.
+
+    The existing table's schema is read from its log, which takes a tenth of the time of asking the engine.
+    """
+    uri = lake.uri(path)
+    existing = _existing_schema(lake, path)
+    if existing is None:
+        (
+            _empty(spark, schema)
+            .write.format("delta")
+            .mode("ignore")
+            .partitionBy(column)
+            # No statistics for doubles: they leave NaN out, and an engine that trusts them reads NaN as a number.
+            .option("delta.dataSkippingStatsColumns", ",".join(_indexed_columns(schema, column)))
+            .save(uri)
         )
-
-
-def _ensure_table(spark: SparkSession, uri: str, empty: DataFrame, schema: StructType, column: str) -> None:
-    """Create the table where there is none; add the columns that it lacks; refuse one of other types."""
-    (
-        empty.write.format("delta")
-        .mode("ignore")
-        .partitionBy(column)
-        # No statistics for doubles: they leave NaN out, and an engine that trusts them reads NaN as a number.
-        .option("delta.dataSkippingStatsColumns", ",".join(_indexed_columns(schema, column)))
-        .save(uri)
-    )
-    there = spark.read.format("delta").load(uri).schema
-    common = [field.name for field in schema if field.name in there.names]
-    _check_schema(
-        uri, "the table that is there", StructType([there[n] for n in common]), StructType([schema[n] for n in common])
-    )
+        existing = _existing_schema(lake, path)
+        assert existing is not None, uri
+    common = [field.name for field in schema if field.name in existing.names]
+    _check_schema(uri, StructType([existing[n] for n in common]), StructType([schema[n] for n in common]))
     if len(common) < len(schema):
-        empty.write.format("delta").mode("append").option("mergeSchema", "true").save(uri)
-        there = spark.read.format("delta").load(uri).schema
-    _check_schema(uri, "the table that is there", there, schema)
+        _empty(spark, schema).write.format("delta").mode("append").option("mergeSchema", "true").save(uri)
+        existing = _existing_schema(lake, path) or existing
+    _check_schema(uri, existing, schema)
+
+
+def _existing_schema(lake: DataLake, path: str) -> StructType | None:
+    table = delta_log.open_table(lake, path)
+    return None if table is None else StructType.fromJson(json.loads(table.schema().to_json()))
 
 
 def _indexed_columns(schema: StructType, partition: str) -> list[str]:
@@ -246,7 +135,7 @@ def _indexed_columns(schema: StructType, partition: str) -> list[str]:
     return [f.name for f in schema if f.dataType.typeName() in scalars and f.name != partition]
 
 
-def _check_schema(uri: str, what: str, found: StructType, expected: StructType) -> None:
+def _check_schema(uri: str, found: StructType, expected: StructType) -> None:
     def plain(type_: DataType) -> str:
         return type_.simpleString()
 
@@ -257,8 +146,8 @@ def _check_schema(uri: str, what: str, found: StructType, expected: StructType) 
         raise TableError(
             uri,
             expected=", ".join(f"{name}: {right.get(name, 'no such column')}" for name in names),
-            found=", ".join(f"{name}: {wrong.get(name, 'no such column')}" for name in names) + f" in {what}",
-            hint="Nothing was written. A table of other columns or types has to be migrated, or moved away, first.",
+            found=", ".join(f"{name}: {wrong.get(name, 'no such column')}" for name in names),
+            hint="Nothing was written. Migrate the table, or move it away, first.",
         )
 
 
@@ -266,16 +155,16 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
-def _retrying(action: Callable[[], _T]) -> _T:
-    """Do it again, after a random while, as long as another commit came first."""
+def _retry_conflicts(action: Callable[[], _T]) -> _T:
+    """Repeat a commit, after a random pause, as long as another one came first."""
     return Retrying(
-        retry=retry_if_exception(_is_conflict),
+        retry=retry_if_exception(is_conflict),
         wait=wait_random_exponential(multiplier=0.1, max=5),
         stop=stop_after_attempt(_ATTEMPTS),
         reraise=True,
     )(action)
 
 
-def _is_conflict(error: BaseException) -> bool:
-    text = f"{type(error).__name__}: {error}"
-    return any(sign in text for sign in _CONFLICTS)
+def is_conflict(error: BaseException) -> bool:
+    """Whether an error says that another commit came first, so that this one can be repeated."""
+    return _CONFLICT.search(f"{type(error).__name__}: {error}") is not None

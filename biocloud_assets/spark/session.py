@@ -1,45 +1,38 @@
-"""One Spark session per process, on Sail, on a local JVM or on Databricks.
-
-What belongs here: starting and stopping engines, and the settings that make them give the same results. What doesn't:
-any data code.
-"""
+"""One Spark session per process: on Sail, on a local JVM or on Databricks, with settings that give equal results."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import os
-import re
 import sys
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.errors import EngineError
-from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Engine
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _SAIL_ENVIRONMENT = {
-    # Parquet's and Delta's statistics leave NaN out, and Sail 0.7 takes them for the truth about every value: a column
-    # of one number and NaN reads as that number throughout. So it may not use them. (The tables that we write have no
-    # statistics for doubles either, see `delta`.)
+    # Parquet's and Delta's statistics leave NaN out, and Sail 0.7 trusts them: it reads a column of one number and NaN
+    # as that number throughout. So it must not use them. (Our tables have no statistics for doubles, see `delta`.)
     "SAIL_EXECUTION__COLLECT_STATISTICS": "false",
     "SAIL_PARQUET__PRUNING": "false",
     "SAIL_PARQUET__ENABLE_PAGE_INDEX": "false",
-    # Its actors warn of tasks that end with the server, and that `persist` does nothing.
+    # Its actors warn about tasks that end with the server, and that `persist` does nothing.
     "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
 }
 
-# For each function that is called on a column, PySpark looks where in the code that was, to tell it with an error of
-# the engine, and on the way for an IPython that isn't there. An expression takes ten times as long with it.
+# For each function that is called on a column, PySpark records the call site for error messages, and looks for IPython
+# on the way. Building an expression takes ten times as long with it.
 _CALL_SITES = "spark.python.sql.dataFrameDebugging.enabled"
 
 _S3A_PACKAGES = (
-    "org.apache.hadoop:hadoop-aws:3.5.0",  # the Hadoop that is in PySpark
-    # The parts of Amazon's SDK that it uses, in the version that it was made with, for the whole is a jar of 686 MB.
+    "org.apache.hadoop:hadoop-aws:3.5.0",  # the Hadoop in PySpark
+    # The parts of Amazon's SDK that it uses, in the version that it was built with; the whole SDK is a jar of 686 MB.
     "software.amazon.awssdk:s3:2.35.4",
     "software.amazon.awssdk:s3-transfer-manager:2.35.4",
     "software.amazon.awssdk:sts:2.35.4",
@@ -57,15 +50,14 @@ _JVM_CONFIGURATION = {
     "spark.jars.excludes": ",".join(
         (
             "software.amazon.awssdk:bundle",
-            # Spark brings these itself.
+            # Spark contains these.
             "org.apache.hadoop:hadoop-client-api",
             "org.apache.hadoop:hadoop-client-runtime",
         )
     ),
-    "spark.sql.timeType.enabled": "true",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    # Spark's and Delta's defaults are for clusters: 200 and 50 tasks where a few do.
+    # The defaults of Spark and Delta are for clusters: 200 and 50 tasks.
     "spark.sql.shuffle.partitions": "8",
     "spark.databricks.delta.snapshotPartitions": "2",
 }
@@ -73,9 +65,7 @@ _JVM_CONFIGURATION = {
 _CONFIGURATION = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.caseSensitive": "true",
-    # Spark has no timestamps of nanoseconds, and would refuse the file.
-    "spark.sql.legacy.parquet.nanosAsLong": "true",
-    # INT96, the default, doesn't hold the years 1 to 9999 for other readers; and days are those of today's calendar.
+    # INT96, the default, doesn't hold the years 1 to 9999 for other readers; dates are in the Gregorian calendar.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
     "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
@@ -83,7 +73,6 @@ _CONFIGURATION = {
 
 _lock = threading.Lock()
 _current: tuple[Engine, SparkSession, Any] | None = None
-_on_sail = True
 
 
 def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSession:
@@ -97,14 +86,13 @@ def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSessi
     Raises:
         EngineError: the engine can't be started, or the process already has a session on another one.
     """
-    global _current, _on_sail
+    global _current
     with _lock:
         if _current is None:
             start = {"sail": _start_sail, "jvm": _start_jvm, "databricks": _start_databricks}[engine]
             session, server = start(s3_endpoint)
             for name, value in _CONFIGURATION.items():
                 session.conf.set(name, value)
-            _on_sail = _is_sail(session)
             _current = engine, session, server
             atexit.register(stop_session)
         elif _current[0] != engine:
@@ -118,48 +106,27 @@ def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSessi
 
 
 def stop_session() -> None:
-    """Stop the session and its engine; on Databricks, whose session isn't ours, only let go of it."""
+    """Stop the session and its engine; the session of a Databricks runtime goes on."""
     global _current
     with _lock:
         if _current is None:
             return
         engine, session, server = _current
         _current = None
+        if engine == "sail":
+            # Otherwise a request that fails is repeated for ten minutes, for instance when the process was interrupted.
+            session.client.set_retry_policies([])
         if engine != "databricks":
             session.stop()
         if server is not None:
             server.stop()
 
 
-def on_sail() -> bool:
-    """Whether this process's engine is Sail: for the few things that no one expression does on all engines."""
-    return _on_sail
-
-
-def _is_sail(session: SparkSession) -> bool:
-    """Whether a session, perhaps one that a runtime provides, is Sail's: here it tells its own version, not Spark's."""
-    row = session.sql("SELECT version()").first()
-    assert row is not None
-    return not str(row[0]).startswith(session.version)
-
-
-def file_path(lake: DataLake, path: str) -> str:
-    """A file's address as this process's engine takes it, so that no sign in it is taken for a pattern.
-
-    Args:
-        lake: where the file lies.
-        path: its path in it.
-    """
-    if on_sail():
-        return lake.url(path)
-    return re.sub(r"[*?\[\]{}]", r"\\\g<0>", lake.uri(path))  # Hadoop decodes no URL
-
-
 def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     for name, value in _SAIL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if s3_endpoint is not None and s3_endpoint.startswith("http://"):
-        # Who names an http endpoint wants it used; Sail's S3 client wants to be told so twice.
+        # Sail's S3 client refuses http endpoints unless this is set.
         os.environ.setdefault("AWS_ALLOW_HTTP", "true")
     # PySpark's client prints every error to stderr before it raises it.
     logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
@@ -201,7 +168,7 @@ def _start_jvm(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
             found=output.reason() or str(error).splitlines()[0],
             hint="It needs Java 17 or newer, and on its first start Maven Central for its jars: see docs/engines.md.",
         ) from error
-    # What fails is raised, so it needn't be logged as well.
+    # Errors are raised, so they needn't be logged as well.
     context.setLogLevel("FATAL")
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     output.pass_on()
@@ -209,10 +176,10 @@ def _start_jvm(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
 
 
 class _Output:
-    """What the JVM prints: kept back while it starts, for that is much, and then passed on to stderr.
+    """The output of the JVM: kept while it starts, and then passed on to stderr.
 
     Attributes:
-        end: the file descriptor for the JVM to write to.
+        end: the file descriptor to which the JVM writes.
     """
 
     def __init__(self) -> None:
@@ -231,12 +198,12 @@ class _Output:
                     self._kept.append(line.strip())
 
     def pass_on(self) -> None:
-        """It has started."""
+        """Pass on what follows: the JVM has started."""
         os.close(self.end)
         self._started.set()
 
     def reason(self) -> str:
-        """Why it ended: its exception, or else the last that it printed."""
+        """Why the JVM ended: its exception, or else the last lines of its output."""
         os.close(self.end)
         self._reader.join(timeout=5)
         exception = [line for line in self._kept if line.startswith("Exception in thread")]
@@ -244,7 +211,7 @@ class _Output:
 
 
 def _s3a(endpoint: str | None) -> dict[str, str]:
-    """How Hadoop finds S3: as `s3://`, with the credentials and the region found the AWS-standard way."""
+    """Hadoop's settings for `s3://`, with credentials and region found the AWS-standard way."""
     found = {
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.aws.credentials.provider": (

@@ -10,22 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biocloud_assets.lake import DataLake, FileInfo
-from biocloud_assets.raw.dsi import contract, source
-from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, RESCUED_COLUMN, RESULT, ListOf, Presence, Struct
-from biocloud_assets.raw.dsi.files import SourceFile
-from biocloud_assets.raw.dsi.unnest import renest, unnest
-from biocloud_assets.spark import delta
-from biocloud_assets.spark.session import get_session
+from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.delivery import list_delivery
+from biocloud_assets.ingest.inspection import inspect
+from biocloud_assets.ingest.tables import writing_tables
+from biocloud_assets.ingest.unnest import renest
+from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
+from biocloud_assets.schema import (
+    DELIVERY_COLUMN,
+    RESCUED_COLUMN,
+    Field,
+    ListOf,
+    Presence,
+    Struct,
+    arrow_schema,
+    arrow_type,
+)
+from tests.ingest.deliveries import DELIVERY, write
+from tests.ingest.lakehouse import context_at
 
-FOLDER = contract.folder(RESULT)
-FIVE = [table for table in contract.TABLES if table.folder == RESULT]
-DELIVERY = "2026-01-31-06:00:00"
+FOLDER = CONTRACT.folder(RESULT)
+FIVE = CONTRACT.tables_of(RESULT)
 
 _SCALARS: dict[str, st.SearchStrategy[Any]] = {
     "string": st.text(st.characters(exclude_categories=("Cs",)), max_size=8),
@@ -49,7 +58,7 @@ def _values(type_: Any) -> st.SearchStrategy[Any]:
     return _SCALARS[type_]
 
 
-def _records(fields: tuple[contract.Field, ...]) -> st.SearchStrategy[list[dict[str, Any]]]:
+def _records(fields: tuple[Field, ...]) -> st.SearchStrategy[list[dict[str, Any]]]:
     """Any records that the contract allows: unique keys, no null where there may be none, no null in a list."""
     record = st.fixed_dictionaries(
         {
@@ -71,27 +80,19 @@ def _normal(value: Any, type_: Any) -> Any:
     return repr(value) if isinstance(value, float) else value
 
 
-def _write_source(folder: Path, tables: list[pa.Table]) -> list[SourceFile]:
-    files = []
-    for number, table in enumerate(tables):
-        path = folder / f"part-{number}.parquet"
-        pq.write_table(table, path)
-        info = FileInfo(path.name, path.stat().st_size, datetime.now(UTC))
-        files.append(SourceFile(info, table.num_rows, pq.read_schema(path).remove_metadata()))
-    return files
-
-
-def _through_the_lake(folder: Path, tables: list[pa.Table]) -> dict[str, Any]:
+def _through_the_lake(root: Path, parts: list[pa.Table]) -> dict[str, Any]:
     """Write files, un-nest them into Delta tables, and return the frames that read those."""
-    spark = get_session("sail")
-    landing, lake = DataLake.at(str(folder)), DataLake.at(str(folder / "lake"))
-    files = _write_source(folder, tables)
-    frames = {}
-    for table in FIVE:
-        lists = {level.partition("[]")[0] for level in table.levels}
-        rows = unnest(source.read(spark, landing, FOLDER, files, lists=lists), table)
-        delta.replace_partition(spark, lake, table.path, rows, contract.spark_schema(table), DELIVERY_COLUMN, DELIVERY)
-        frames[table.name] = delta.read_partition(spark, lake, table.path, DELIVERY_COLUMN, DELIVERY)
+    context: IngestContext = context_at(root)
+    write(root / "in", **{RESULT: parts})
+    inspection = inspect(context, list_delivery(context.landing, CONTRACT, DELIVERY))
+    assert inspection.errors == ()
+    with writing_tables(context, inspection, FIVE) as tables:
+        written = list(tables)
+    assert sorted(table.name for table in written) == sorted(table.name for table in FIVE)
+    frames = {table.name: context.read_table(table).where(f"{DELIVERY_COLUMN} = '{DELIVERY}'") for table in FIVE}
+    assert {name: frame.count() for name, frame in frames.items()} == {
+        table.name: inspection.rows[table.name] for table in FIVE
+    }
     return frames
 
 
@@ -100,7 +101,7 @@ def _through_the_lake(folder: Path, tables: list[pa.Table]) -> dict[str, Any]:
 def test_records_come_back_from_the_tables_as_they_were(
     records: list[dict[str, Any]], cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    schema = contract.arrow_schema(FOLDER)
+    schema = arrow_schema(FOLDER)
     parts = [pa.Table.from_pylist(part, schema) for part in (records[:cut], records[cut:])]
     tables = _through_the_lake(tmp_path_factory.mktemp("lake"), parts)
 
@@ -119,7 +120,7 @@ def test_records_come_back_from_the_tables_as_they_were(
     assert {name: frame.count() for name, frame in tables.items()} == expected
 
     record_type = Struct(FOLDER.fields)
-    found = [_normal(row, record_type) for row in renest(tables).toArrow().to_pylist()]
+    found = [_normal(row, record_type) for row in renest(CONTRACT, FOLDER, tables).toArrow().to_pylist()]
     assert sorted(found, key=lambda r: r["id"]) == sorted(
         (_normal(record, record_type) for record in records), key=lambda r: r["id"]
     )
@@ -146,7 +147,7 @@ def _with_unknown(type_: Any, path: str) -> pa.DataType:
         return pa.struct([*fields, *([(_NAME, _UNKNOWN[path][0])] if path in _UNKNOWN else [])])
     if isinstance(type_, ListOf):
         return pa.list_(_with_unknown(type_.element, f"{path}[]"))
-    return contract.arrow_type(type_)
+    return arrow_type(type_)
 
 
 def _values_with_unknown(type_: Any, path: str) -> st.SearchStrategy[Any]:
@@ -195,7 +196,7 @@ def _expected_rescues(record: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_what_the_contract_does_not_know_is_kept_in_the_row_it_belongs_to(
+def test_fields_that_the_contract_does_not_know_are_kept_in_the_row_that_they_belong_to(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     record_type = Struct(FOLDER.fields)
@@ -207,12 +208,12 @@ def test_what_the_contract_does_not_know_is_kept_in_the_row_it_belongs_to(
     found = {}
     for name, frame in tables.items():
         for row in frame.toArrow().to_pylist():
-            key = tuple(row[column] for column in contract.table(name).key)
+            key = tuple(row[column] for column in CONTRACT.table(name).key)
             found[name, key] = json.loads(row[RESCUED_COLUMN]) if row[RESCUED_COLUMN] is not None else {}
             assert row[RESCUED_COLUMN] != "{}"
     assert found == expected
 
-    known = [_normal(row, record_type) for row in renest(tables).toArrow().to_pylist()]
+    known = [_normal(row, record_type) for row in renest(CONTRACT, FOLDER, tables).toArrow().to_pylist()]
     assert sorted(known, key=lambda r: r["id"]) == sorted(
         (_normal(record, record_type) for record in records), key=lambda r: r["id"]
     )

@@ -1,6 +1,6 @@
-"""One code, two engines: what Sail and Spark on a JVM make of the same deliveries is the same, and they get along.
+"""Sail and Spark on a JVM write equal tables from the same deliveries, and can write into one lake at the same time.
 
-Each engine has a process of its own, which lives as long as these tests: Spark takes minutes to warm up.
+Each engine has a process of its own for all these tests, because Spark takes minutes to warm up.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import nasty
 import pytest
-from deliveries import record, table, write
 
+from biocloud_assets.ingest import delivery_log
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import log
-from biocloud_assets.raw.dsi.contract import LOG, RESCUED_COLUMN, TABLES
+from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import land_bundled, synthetic
-from biocloud_assets.spark import delta
+from biocloud_assets.schema import RESCUED_COLUMN
+from biocloud_assets.spark import delta_log
+from tests.ingest import edge_cases
+from tests.ingest.deliveries import record, table, write
 from tests.needs import unavailable
 
 pytestmark = [pytest.mark.jvm, pytest.mark.timeout(1800)]
@@ -36,10 +37,10 @@ class Engine:
     """A process with one engine."""
 
     def __init__(self, name: str, home: Path) -> None:
-        # Nothing here runs for long enough to be worth a compiler that optimises.
+        # Nothing here runs for long enough to be worth the optimising compiler.
         java = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "engine.py"), name],
+            [sys.executable, str(Path(__file__).parent / "engine_process.py"), name],
             env={**os.environ, **java, "BIOCLOUD_HOME": str(home / name), "BIOCLOUD_QUIET_SECONDS": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -48,15 +49,15 @@ class Engine:
         )
         self._log = (home / name).with_suffix(".log")
 
-    def tell(self, landing: DataLake, lake: DataLake, delivery: str, *steps: str) -> None:
-        """Tell it to do steps for a delivery."""
+    def send(self, landing: DataLake, lake: DataLake, delivery: str, *steps: str) -> None:
+        """Ask it to run steps for a delivery."""
         assert self._process.stdin is not None
-        told = {"landing": landing.root, "lake": lake.root, "delivery": delivery, "steps": steps}
-        self._process.stdin.write(json.dumps(told) + "\n")
+        request = {"landing": landing.root, "lake": lake.root, "delivery": delivery, "steps": steps}
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """What came out of the first thing that it was told and has not answered for."""
+        """The outcome of the first request that it has not answered yet."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"error": self.printed()}
@@ -64,7 +65,7 @@ class Engine:
         return answer
 
     def __call__(self, landing: DataLake, lake: DataLake, delivery: str, *steps: str) -> dict[str, Any]:
-        self.tell(landing, lake, delivery, *steps)
+        self.send(landing, lake, delivery, *steps)
         return self.answer()
 
     def printed(self) -> str:
@@ -77,7 +78,7 @@ class Engine:
         return [Path("/proc", child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def stop(self) -> int:
-        """Let it end, and return its exit code."""
+        """Close its input, and return its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         return self._process.wait(timeout=60)
@@ -111,20 +112,20 @@ def engines(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterato
 
 
 def tables(lake: DataLake) -> dict[str, Any]:
-    """All that must be equal of the tables of a lake, of their rows and of what is known about them."""
+    """Everything about the tables of a lake that must be equal: schemas, partitions, properties and rows."""
     found = {}
-    for spec in (*TABLES, LOG):
-        table = delta.open_table(lake, spec.path)
-        assert table is not None, spec.path
+    for spec in (*CONTRACT.tables, CONTRACT.log):
+        table = delta_log.open_table(lake, CONTRACT.address(spec))
+        assert table is not None, spec.name
         rows = table.to_pyarrow_table()
-        if spec is LOG:
+        if spec is CONTRACT.log:
             rows = rows.drop_columns(["engine", "orchestrator", "run_id", "ingested_at"])
         found[spec.name] = {
             "schema": json.loads(table.schema().to_json()),
             "types": str(rows.schema),
             "partitions": table.metadata().partition_columns,
             "properties": table.metadata().configuration,
-            # Engines don't write a number into JSON alike, as 1e-10 or as 1.0E-10, but it is the same number.
+            # Compared as JSON values, because a number has several forms: 1e-10, 1.0E-10.
             "rows": sorted(repr(row | rescued(row)) for row in rows.to_pylist()),
         }
     return found
@@ -134,39 +135,39 @@ def rescued(row: dict[str, Any]) -> dict[str, Any]:
     return {RESCUED_COLUMN: json.loads(row[RESCUED_COLUMN])} if row.get(RESCUED_COLUMN) is not None else {}
 
 
-def test_both_at_once_write_what_one_of_them_writes(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
-    """Into one lake, each its own deliveries; and either replaces what the other has written."""
+def test_both_at_once_write_the_tables_that_one_of_them_writes(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
+    """Into one lake, each its own deliveries; either can replace the rows that the other has written."""
     sail, jvm = engines
     landing, alone, together = (DataLake.at(str(tmp_path / name)) for name in ("in", "alone", "together"))
-    write(tmp_path / "in", nasty.PLAIN)
-    sail(landing, together, nasty.PLAIN, "ingest")
-    hard = nasty.write_all(tmp_path / "in")
+    write(tmp_path / "in", edge_cases.PLAIN)
+    sail(landing, together, edge_cases.PLAIN, "ingest")
+    hard = edge_cases.write_all(tmp_path / "in")
     others = synthetic.write(landing, results=200, seed=11, deliveries=4)
     for name in others:
-        sail.tell(landing, together, name, "ingest")
+        sail.send(landing, together, name, "ingest")
     for name in hard:
-        jvm.tell(landing, together, name, "ingest")
+        jvm.send(landing, together, name, "ingest")
     for _ in others:
         assert "refused" not in sail.answer()
     for name in (*hard, *others):
-        sail.tell(landing, alone, name, "ingest")
+        sail.send(landing, alone, name, "ingest")
     by_jvm = [jvm.answer() for _ in hard]
     by_sail = [sail.answer() for _ in (*hard, *others)]
 
-    assert log.ingested(together) == {*hard, *others}
+    assert delivery_log.ingested(together, CONTRACT) == {*hard, *others}
     expected, found = tables(alone), tables(together)
     for name in expected:
         assert found[name] == expected[name], name
-    # Every fault that is reported, with its examples.
-    assert [answer["faults"] for answer in by_jvm] == [answer["faults"] for answer in by_sail[: len(hard)]]
+    # Every failed check, with its examples.
+    assert [answer["failed"] for answer in by_jvm] == [answer["failed"] for answer in by_sail[: len(hard)]]
 
-    # What one has written the other builds again as it was delivered, and replaces.
-    assert jvm(landing, together, nasty.UNKNOWN, "verify") == {"differing": []}
+    # Each re-nests and replaces the rows that the other has written.
+    assert jvm(landing, together, edge_cases.UNKNOWN, "verify") == {"differing": []}
     assert jvm(landing, together, others[0], "verify") == {"differing": []}
-    assert sail(landing, together, nasty.PLAIN, "verify") == {"differing": []}
-    write(tmp_path / "in", nasty.WIDE, sensor=[record("sensor"), record("sensor", id="sensor-2")])
+    assert sail(landing, together, edge_cases.PLAIN, "verify") == {"differing": []}
+    write(tmp_path / "in", edge_cases.WIDE, sensor=[record("sensor"), record("sensor", id="sensor-2")])
     for lake in (alone, together):
-        assert sail(landing, lake, nasty.WIDE, "ingest", "verify")["differing"] == []
+        assert sail(landing, lake, edge_cases.WIDE, "ingest", "verify")["differing"] == []
     assert tables(together) == tables(alone)
 
 
@@ -185,14 +186,14 @@ def test_both_refuse_the_same_for_the_same_reasons(engines: tuple[Engine, Engine
     by_sail, by_jvm = (engine(landing, lake, BAD, "ingest") for engine in engines)
     assert by_sail == by_jvm
     assert by_jvm["refused"]
-    kinds = {fault.partition(":")[0] for fault in by_jvm["faults"]}
+    kinds = {violation.partition(":")[0] for violation in by_jvm["refused"]}
     assert kinds >= {"null key", "repeated key", "null value", "null list element", "missing column", "renamed column"}
-    assert "reference to nowhere" in kinds
-    assert not (tmp_path / "lake").exists()
+    assert "dangling reference" in kinds
+    assert not list(lake.walk())
 
 
 def test_the_command_on_s3(engines: tuple[Engine, Engine], s3_server: str, s3_root: str, tmp_path: Path) -> None:
-    """`biocloud ingest` of the sample, with both roots on S3; the other engine goes on with the tables."""
+    """`biocloud ingest` of the sample, with both roots on S3; then the other engine writes into the same tables."""
     sail, jvm = engines
     landing, lake = (DataLake.at(f"{s3_root}/{name}", endpoint=s3_server) for name in ("in", "lake"))
     first, *_, last = land_bundled(landing)
@@ -206,7 +207,7 @@ def test_the_command_on_s3(engines: tuple[Engine, Engine], s3_server: str, s3_ro
     assert tables(lake) == tables(local)
 
 
-def test_the_jvm_is_calm_and_ends_with_its_process(engines: tuple[Engine, Engine]) -> None:
+def test_the_jvm_prints_no_warnings_and_ends_with_its_process(engines: tuple[Engine, Engine]) -> None:
     """The last of these tests: it stops the JVM."""
     _, jvm = engines
     children = jvm.children()

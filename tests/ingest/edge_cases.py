@@ -1,4 +1,4 @@
-"""Deliveries that an engine can stumble over in every way that the contract allows, the same ones on every call."""
+"""Deliveries with edge cases in every type and at every level that the contract allows, the same ones on every call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deliveries import record, table, write
 
-from biocloud_assets.raw.dsi import contract
-from biocloud_assets.raw.dsi.contract import RESULT, ListOf, Presence, Struct
+from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
+from biocloud_assets.schema import ListOf, Presence, Struct, arrow_schema, arrow_type
+from tests.ingest.deliveries import record, table, write
 
 PLAIN, UNKNOWN, WIDE = "2026-01-31-06:00:00", "2026-02-28-06:00:00", "2026-03-31-06:00:00"
 
@@ -97,7 +97,7 @@ def _values(rng: random.Random, type_: Any, path: str, *, unknown: bool) -> Any:
 
 
 def _records(rng: random.Random, folder: str, count: int, *, unknown: bool = False) -> list[dict[str, Any]]:
-    type_ = Struct(contract.folder(folder).fields)
+    type_ = Struct(CONTRACT.folder(folder).fields)
     keys = [*_SCALARS["string"], *(f"key {number}" for number in range(count))][:count]
     return [_values(rng, type_, "", unknown=unknown) | {"id": key} for key in keys]
 
@@ -108,7 +108,7 @@ def _with_unknown(type_: Any, path: str) -> pa.DataType:
         return pa.struct([*fields, *([(NAME, _LEVELS[path][0])] if path in _LEVELS else [])])
     if isinstance(type_, ListOf):
         return pa.list_(_with_unknown(type_.element, f"{path}[]"))
-    return contract.arrow_type(type_)
+    return arrow_type(type_)
 
 
 def _plus(of: pa.Table, columns: dict[str, tuple[pa.DataType, list[Any]]]) -> pa.Table:
@@ -126,7 +126,7 @@ def _other(schema: pa.Schema, **types: pa.DataType) -> pa.Schema:
 
 def _wide() -> dict[str, list[pa.Table]]:
     """Folders whose files have types that can be widened to the contract's, and not all the same ones."""
-    algorithm, media_item = (contract.arrow_schema(contract.folder(f)) for f in ("algorithm", "sensor_media_item"))
+    algorithm, media_item = (arrow_schema(CONTRACT.folder(f)) for f in ("algorithm", "sensor_media_item"))
     moments = [datetime(2024, 1, 1, 12, 0, 0, 123_000, UTC), datetime(1950, 7, 1, 0, 0, 0, 1_000, UTC), None]
     algorithms = [
         record("algorithm", id=f"{part} {row}", version=None, created_at=moment, updated_at=moment)
@@ -157,19 +157,20 @@ def _wide() -> dict[str, list[pa.Table]]:
 def write_all(root: Path) -> list[str]:
     """Write the deliveries below a landing root, and return their names.
 
-    The first has every value that the contract allows, in files of its schema; the second has what it doesn't know, of
-    many types and at every level; the third has types that are widened to the contract's, and differ between files.
+    The first has every value that the contract allows, in files of its schema. The second has fields that the contract
+    doesn't know, of many types and at every level. The third has types that are widened to the contract's, and differ
+    between files.
     """
     rng = random.Random(3)
-    folders = [folder.name for folder in contract.FOLDERS]
+    folders = [folder.name for folder in CONTRACT.folders]
     write(root, PLAIN, **{name: _records(rng, name, 60 if name == RESULT else 12) for name in folders})
 
     results = _records(rng, RESULT, 60, unknown=True)
-    schema = pa.schema(list(_with_unknown(Struct(contract.folder(RESULT).fields), "")))
+    schema = pa.schema(list(_with_unknown(Struct(CONTRACT.folder(RESULT).fields), "")))
     sensors = _plus(table("sensor", _records(rng, "sensor", 20)), _COLUMNS)
     write(root, UNKNOWN, sensor=sensors, analysis_group_result=pa.Table.from_pylist(results, schema))
 
-    columns = contract.arrow_schema(contract.folder(RESULT))
+    columns = arrow_schema(CONTRACT.folder(RESULT))
     lists = _other(columns, media=pa.list_(pa.null()), region_groups=pa.null(), predictions=pa.list_(pa.null()))
     nothing = [record(RESULT, id="result-2", media=[], region_groups=None, predictions=[])]
     write(root, WIDE, **_wide(), analysis_group_result=[table(RESULT), pa.Table.from_pylist(nothing, lists)])

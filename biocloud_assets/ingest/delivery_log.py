@@ -1,0 +1,105 @@
+"""The delivery log of a source: the Delta table that says which deliveries are ingested.
+
+Reading needs no engine, so that sensors and the command line can. A delivery is ingested if and only if it has a row.
+
+Beside the table, each ingested delivery has an empty file `_ingested/<source>/<delivery>` in the lake: its marker.
+Airflow's dispatcher, which has neither delta-rs nor this package, lists the markers. A marker is written after the row
+and deleted before it, so that a delivery with a marker always has a row. The partition folders of the table say less:
+a writer creates their files before it commits them, and files of removed rows stay until a VACUUM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.lake import DataLake
+from biocloud_assets.schema import DELIVERY_COLUMN, Contract, spark_schema
+from biocloud_assets.spark import delta_log
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+    from pyspark.sql.types import DataType
+
+
+def ingested(lake: DataLake, contract: Contract) -> set[str]:
+    """The names of all ingested deliveries.
+
+    They are the table's partitions, so its Delta log is enough, and no data file is read however many there are.
+    """
+    return delta_log.partition_values(lake, contract.address(contract.log), DELIVERY_COLUMN)
+
+
+def read(lake: DataLake, contract: Contract, delivery: str) -> dict[str, Any] | None:
+    """The row of one delivery (the columns of `Contract.log`); None if it is not ingested."""
+    return read_all(lake, contract, [delivery]).get(delivery)
+
+
+def read_all(lake: DataLake, contract: Contract, deliveries: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The rows of some deliveries, by name; those that are not ingested are left out."""
+    return delta_log.read_rows(lake, contract.address(contract.log), DELIVERY_COLUMN, deliveries)
+
+
+def write(context: IngestContext, delivery: str, row: dict[str, Any]) -> None:
+    """Write a delivery's row, and its marker.
+
+    Args:
+        context: what the ingest works with.
+        delivery: the delivery's name.
+        row: the columns of `Contract.log`, except `_delivery`.
+    """
+    _replace(context, delivery, row)
+    write_marker(context, delivery)
+
+
+def write_marker(context: IngestContext, delivery: str) -> None:
+    """Write the marker of a delivery that has a row; also if it is there already."""
+    context.lake.write(f"{markers_path(context.contract)}/{delivery}", b"")
+
+
+def remove(context: IngestContext, delivery: str) -> None:
+    """Remove a delivery's marker and its row: it is no longer ingested."""
+    context.lake.delete([f"{markers_path(context.contract)}/{delivery}"])
+    _replace(context, delivery, None)
+
+
+def markers_path(contract: Contract) -> str:
+    """The folder in the lake that holds the markers of a source."""
+    return f"_ingested/{contract.source}"
+
+
+def _replace(context: IngestContext, delivery: str, row: dict[str, Any] | None) -> None:
+    from biocloud_assets.spark import delta
+
+    table = context.contract.log
+    schema = spark_schema(table)
+    rows = None
+    if row is not None:
+        fields = [field for field in schema if field.name in row]
+        rows = context.spark.range(1).select(*(_literal(row[f.name], f.dataType).alias(f.name) for f in fields))
+    delta.replace_partition(
+        context.spark,
+        context.lake,
+        context.contract.address(table),
+        rows,
+        schema,
+        DELIVERY_COLUMN,
+        delivery,
+        catalog=context.catalog,
+    )
+
+
+def _literal(value: Any, type_: DataType) -> Column:
+    """A value as an expression.
+
+    A structure is parsed from JSON: the fields of one that is built by `struct` aren't nullable, and Sail 0.7 takes
+    that for another type than the table's.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import StructType
+
+    if isinstance(type_, StructType):
+        return F.from_json(F.lit(json.dumps(value)), type_)
+    return F.lit(value).cast(type_)

@@ -1,0 +1,126 @@
+"""The checks of the tables in the lake: they find what is wrong, of one delivery and of all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import deltalake
+import pytest
+
+from biocloud_assets.errors import TableError
+from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.step import all_checks, ingest_step
+from biocloud_assets.ingest.table_checks import check_tables, checks_of
+from biocloud_assets.raw.dsi.contract import CONTRACT
+from biocloud_assets.steps import CheckResult, StepRequest
+from tests.ingest.deliveries import DELIVERY, record, write
+from tests.ingest.lakehouse import RUN, failed, ingest, step
+
+LATER = "2026-02-28-06:00:00"
+
+
+def alter(context: IngestContext, table: str, **values: str) -> None:
+    """Change all rows of a table, behind the back of the ingest."""
+    deltalake.DeltaTable(context.lake.uri(f"raw/dsi/{table}")).update(updates=values)
+
+
+@pytest.fixture
+def ingested(context: IngestContext, tmp_path: Path) -> IngestContext:
+    write(tmp_path / "in", sensor=[record("sensor"), record("sensor", id="sensor-2")])
+    write(tmp_path / "in", LATER)
+    ingest(context, DELIVERY, LATER)
+    return context
+
+
+def check(context: IngestContext, name: str, delivery: str | None = DELIVERY) -> CheckResult:
+    (result,) = check_tables(context, [name], delivery)
+    return result
+
+
+def test_every_table_has_the_checks_that_its_contract_implies() -> None:
+    found = {table.name: checks_of(CONTRACT, table) for table in CONTRACT.tables}
+    assert found["sensor"] == ("row_count", "key")
+    assert found["sensor_deployment"] == ("row_count", "key", "references")
+    assert found["analysis_group_result_region"] == ("row_count", "key", "ranges")
+    assert found["analysis_group_result_prediction"] == ("row_count", "key", "ranges")
+    assert found["analysis_group_result_media"] == ("row_count", "key", "references")
+
+
+def test_all_checks_pass_on_what_was_ingested(ingested: IngestContext) -> None:
+    of_tables = [name for name in all_checks(CONTRACT) if name.startswith("raw/")]
+    for delivery in (DELIVERY, LATER, None):
+        results = list(check_tables(ingested, of_tables, delivery))
+        assert len(results) == len(of_tables)
+        assert failed(list(results)) == {}
+
+
+def test_missing_rows_are_counted(ingested: IngestContext) -> None:
+    deltalake.DeltaTable(ingested.lake.uri("raw/dsi/sensor")).delete(f"_delivery = '{DELIVERY}' AND id = 'sensor-2'")
+    result = check(ingested, "raw/dsi/sensor:row_count")
+    assert (result.passed, result.blocking) == (False, True)
+    assert result.description == "expected 2 rows, as in the source, found 1 rows"
+    assert check(ingested, "raw/dsi/sensor:row_count", LATER).passed
+    assert (
+        "expected 3 rows, as in the source, found 2 rows"
+        in check(ingested, "raw/dsi/sensor:row_count", None).description
+    )
+
+
+def test_repeated_and_null_keys_are_counted(ingested: IngestContext) -> None:
+    alter(ingested, "sensor", id="'same'")
+    result = check(ingested, "raw/dsi/sensor:key")
+    assert (result.passed, result.blocking) == (False, True)
+    assert result.description.endswith("found 0 rows with a null key, 1 keys in more than one row")
+    assert check(ingested, "raw/dsi/sensor:key", LATER).passed
+    assert not check(ingested, "raw/dsi/sensor:key", None).passed, "a key may be in two deliveries, not twice in one"
+    alter(ingested, "sensor", id="NULL")
+    assert "found 2 rows with a null key" in check(ingested, "raw/dsi/sensor:key").description
+
+
+def test_a_prediction_without_taxa_has_a_null_in_its_key_and_is_valid(context: IngestContext, tmp_path: Path) -> None:
+    predictions = [{"region_group_id": "g1", "taxa": {"type": "multiclass", "items": []}}] * 2
+    write(tmp_path / "in", analysis_group_result=[record("analysis_group_result", predictions=predictions)])
+    assert failed(ingest(context, DELIVERY)) == {}
+
+
+def test_values_outside_their_range_are_a_warning(ingested: IngestContext) -> None:
+    alter(ingested, "analysis_group_result_region", x1="1.5", y2="-0.5")
+    result = check(ingested, "raw/dsi/analysis_group_result_region:ranges")
+    assert (result.passed, result.blocking) == (False, False)
+    assert result.description == (
+        "expected x1 0 to 1, y1 0 to 1, x2 0 to 1, y2 0 to 1, found 1 outside in x1, 1 outside in y2"
+    )
+
+
+def test_dangling_references_are_a_warning_that_names_them(ingested: IngestContext) -> None:
+    alter(ingested, "sensor_deployment", sensor_id="'sensor-9'")
+    result = check(ingested, "raw/dsi/sensor_deployment:references")
+    assert (result.passed, result.blocking) == (False, False)
+    assert result.description == (
+        "expected every sensor_id in sensor, found 1 of sensor_id that sensor doesn't have: 'sensor-9'"
+    )
+
+
+def test_a_table_that_does_not_exist_fails_its_checks(context: IngestContext) -> None:
+    results = list(check_tables(context, ["raw/dsi/sensor:key", "raw/dsi/sensor_deployment:references"], DELIVERY))
+    assert [(result.passed, result.blocking) for result in results] == [(False, True), (False, False)]
+    assert all("expected the table, found none at" in result.description for result in results)
+
+
+def test_a_blocking_check_that_fails_fails_the_step_after_all_results(ingested: IngestContext) -> None:
+    alter(ingested, "sensor", id="'same'")
+    of_tables = tuple(name for name in all_checks(CONTRACT) if name.startswith("raw/"))
+    results = []
+    with pytest.raises(TableError, match=r"raw/dsi/sensor: .*key of raw/dsi/sensor: expected id: each once"):
+        for result in ingest_step(ingested, StepRequest((), of_tables, DELIVERY), RUN):
+            results.append(result)
+    assert len(results) == len(of_tables)
+    alter(ingested, "sensor", id="'sensor-1'")
+    with pytest.raises(TableError):
+        step(ingested, checks=("raw/dsi/sensor:key",), delivery=None)
+
+
+def test_a_warning_does_not_fail_the_step(ingested: IngestContext) -> None:
+    alter(ingested, "sensor_deployment", sensor_id="'sensor-9'")
+    results = step(ingested, checks=("raw/dsi/sensor_deployment:references",))
+    assert list(failed(results)) == ["raw/dsi/sensor_deployment:references"]

@@ -1,0 +1,261 @@
+"""Writing one partition of a Delta table: exactly that one, repeatable, and safe beside other writers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import deltalake
+import pyarrow as pa
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType
+
+from biocloud_assets.errors import TableError
+from biocloud_assets.lake import DataLake
+from biocloud_assets.spark import delta, delta_log
+from biocloud_assets.spark.session import get_session
+
+PATH = "raw/test/table"
+SCHEMA = StructType(
+    [
+        StructField("id", StringType()),
+        StructField("number", IntegerType()),
+        StructField("nested", StructType([StructField("x", DoubleType())])),
+        StructField("part", StringType()),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def spark() -> SparkSession:
+    return get_session("sail")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> DataLake:
+    return DataLake.at(str(tmp_path / "lake"))
+
+
+def rows(spark: SparkSession, *ids: str) -> DataFrame:
+    nested = F.from_json(F.lit('{"x": 0.5}'), "struct<x: double>")
+    frames = [
+        spark.range(1).select(F.lit(name).alias("id"), F.lit(1).cast("int").alias("number"), nested.alias("nested"))
+        for name in ids
+    ]
+    first, *others = frames
+    for other in others:
+        first = first.unionByName(other)
+    return first
+
+
+def replace(spark: SparkSession, lake: DataLake, new: DataFrame | None, value: str) -> None:
+    delta.replace_partition(spark, lake, PATH, new, SCHEMA, "part", value)
+
+
+def ids(lake: DataLake) -> dict[str, list[str]]:
+    """The ids in each partition."""
+    table = delta_log.open_table(lake, PATH)
+    assert table is not None
+    found: dict[str, list[str]] = {}
+    for row in table.to_pyarrow_table().to_pylist():
+        found.setdefault(row["part"], []).append(row["id"])
+    return {part: sorted(names) for part, names in found.items()}
+
+
+def test_exactly_the_rows_of_one_partition_are_replaced(spark: SparkSession, lake: DataLake) -> None:
+    replace(spark, lake, rows(spark, "a", "b"), "one")
+    replace(spark, lake, rows(spark, "c"), "two")
+    assert ids(lake) == {"one": ["a", "b"], "two": ["c"]}
+    replace(spark, lake, rows(spark, "d"), "one")
+    assert ids(lake) == {"one": ["d"], "two": ["c"]}
+    replace(spark, lake, None, "one")
+    assert ids(lake) == {"two": ["c"]}
+
+
+def test_the_same_rows_twice_leave_the_same_table(spark: SparkSession, lake: DataLake) -> None:
+    for _ in range(2):
+        replace(spark, lake, rows(spark, "a"), "one")
+    assert ids(lake) == {"one": ["a"]}
+
+
+@pytest.mark.parametrize("value", ["it's", "a\\b", "' OR 1=1 --", "%", "ü 🦊", "a=b"])
+def test_the_value_of_a_partition_may_have_any_characters(spark: SparkSession, lake: DataLake, value: str) -> None:
+    replace(spark, lake, rows(spark, "a"), "other")
+    for name in ("b", "c"):
+        replace(spark, lake, rows(spark, name), value)
+    assert ids(lake) == {"other": ["a"], value: ["c"]}
+
+
+def test_doubles_have_no_statistics_and_other_columns_do(spark: SparkSession, lake: DataLake) -> None:
+    """Statistics leave NaN out, so an engine that trusts them reads NaN as a number."""
+    replace(spark, lake, rows(spark, "a"), "one")
+    table = delta_log.open_table(lake, PATH)
+    assert table is not None
+    names = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all().column_names
+    assert "min.id" in names
+    assert not [name for name in names if name.startswith(("min.nested", "max.nested"))]
+
+
+def test_a_table_that_lacks_a_column_gets_it_and_keeps_its_rows(spark: SparkSession, lake: DataLake) -> None:
+    older = pa.table({"id": ["old"], "part": ["zero"]})
+    deltalake.write_deltalake(lake.uri(PATH), older, partition_by=["part"])
+    replace(spark, lake, rows(spark, "a"), "one")
+    assert ids(lake) == {"zero": ["old"], "one": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "found"),
+    [("number", pa.string(), "string"), ("nested", pa.struct([("x", pa.int32())]), "int>")],
+)
+def test_a_table_of_other_types_is_refused_and_left_as_it_is(
+    spark: SparkSession, lake: DataLake, column: str, type_: pa.DataType, found: str
+) -> None:
+    schema = pa.schema([("id", pa.string()), (column, type_), ("part", pa.string())])
+    deltalake.write_deltalake(lake.uri(PATH), schema.empty_table(), partition_by=["part"])
+    with pytest.raises(TableError, match=f"{PATH}: expected {column}: .*found {column}: .*{found}.*Migrate the table"):
+        replace(spark, lake, rows(spark, "a"), "one")
+    assert delta_log.version(lake, PATH) == 0
+
+
+def test_rows_of_other_types_are_refused_by_the_engine(spark: SparkSession, lake: DataLake) -> None:
+    replace(spark, lake, rows(spark, "a"), "one")
+    with pytest.raises(Exception, match="same data type per column"):
+        replace(spark, lake, rows(spark, "b").withColumn("number", F.lit("1")), "one")
+    assert ids(lake) == {"one": ["a"]}
+
+
+# Writers at the same time.
+
+
+def test_writers_that_create_and_fill_one_table_at_once_all_succeed(spark: SparkSession, lake: DataLake) -> None:
+    failures: list[BaseException] = []
+    start = threading.Barrier(6)
+
+    def write(number: int) -> None:
+        try:
+            start.wait()
+            for name in ("first", "second"):
+                replace(spark, lake, rows(spark, f"{name} {number}"), f"part {number}")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert ids(lake) == {f"part {number}": [f"second {number}"] for number in range(6)}
+
+
+_WRITER = """
+import sys
+from biocloud_assets.lake import DataLake
+from biocloud_assets.spark import delta
+from biocloud_assets.spark.session import get_session
+from tests.spark.test_delta import replace, rows
+lake, part = DataLake.at(sys.argv[1]), sys.argv[2]
+spark = get_session("sail")
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(4):
+    replace(spark, lake, rows(spark, f"{part} {number}"), part)
+"""
+
+
+def test_processes_that_create_and_fill_one_table_at_once_all_succeed(lake: DataLake) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITER, lake.root, part],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for part in ("a", "b")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.communicate("go\n")
+    assert [process.returncode for process in processes] == [0, 0]
+    assert ids(lake) == {"a": ["a 3"], "b": ["b 3"]}
+
+
+def test_the_error_of_a_writer_that_lost_is_a_conflict(spark: SparkSession, lake: DataLake) -> None:
+    """It is known by its message, because Sail has no class of its own for it."""
+    replace(spark, lake, rows(spark, "a"), "0")
+    errors: list[BaseException] = []
+
+    def write(number: int, start: threading.Barrier) -> None:
+        new = rows(spark, "x").withColumn("part", F.lit(str(number)))
+        start.wait()
+        try:
+            new.write.format("delta").mode("overwrite").option("replaceWhere", f"part = '{number}'").save(
+                lake.uri(PATH)
+            )
+        except BaseException as error:
+            errors.append(error)
+
+    for _ in range(50):
+        start = threading.Barrier(4)
+        threads = [threading.Thread(target=write, args=(number, start)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            break
+    assert errors, "no writer has lost"
+    for error in errors:
+        assert delta.is_conflict(error), f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "table already exists",
+        "[TABLE_OR_VIEW_ALREADY_EXISTS] Cannot create table because it already exists",
+        "Schema `raw_dsi` already exists",
+        "AnalysisException: path /lake/raw already exists",
+        "File part-0.parquet already exists",
+    ],
+)
+def test_something_that_already_exists_is_no_conflict(message: str) -> None:
+    assert not delta.is_conflict(RuntimeError(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[DELTA_CONCURRENT_APPEND] ConcurrentAppendException: Files were added to the root of the table",
+        "io.delta.exceptions.ConcurrentDeleteReadException",
+        "[DELTA_METADATA_CHANGED] The metadata of the Delta table has been changed by a concurrent update",
+        "io.delta.exceptions.ProtocolChangedException: The protocol version of the Delta table has been changed",
+        "Version 12 already exists",
+    ],
+)
+def test_the_messages_of_delta_on_a_jvm_are_conflicts(message: str) -> None:
+    assert delta.is_conflict(RuntimeError(message))
+
+
+def test_other_errors_are_raised_at_once(spark: SparkSession, lake: DataLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+
+    def fail(*_: object) -> None:
+        attempts.append(1)
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(delta, "_ensure_table", fail)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        replace(spark, lake, rows(spark, "a"), "one")
+    assert len(attempts) == 1
+
+
+def test_a_table_has_a_name_in_unity_catalog() -> None:
+    assert delta.table_name("raw/dsi/sensor", "main") == "main.raw_dsi.sensor"
