@@ -1,7 +1,4 @@
-"""The code location: all of Biocloud's Dagster definitions for an environment.
-
-What belongs here: `build_definitions` and `defs`; nothing else.
-"""
+"""The code location: all Dagster definitions of an environment."""
 
 from __future__ import annotations
 
@@ -12,12 +9,11 @@ from biocloud_assets.curated.dsi.assets import build_assets
 from biocloud_assets.curated.dsi.jobs import build_schedule, dsi_curated
 from biocloud_assets.curated.dsi.sensors import build_sensor
 from biocloud_assets.launch.launcher import step_launcher
-from biocloud_assets.raw.dsi.assets import assets
-from biocloud_assets.raw.dsi.checks import check_tables
-from biocloud_assets.raw.dsi.jobs import dsi_raw
-from biocloud_assets.raw.dsi.sensors import build_outside_sensor, build_sensors
+from biocloud_assets.raw import contracts
+from biocloud_assets.raw.assets import build_source
+from biocloud_assets.raw.sensors import build_delivery_sensor, build_external_ingest_sensor
 from biocloud_assets.resources import LakehouseResource
-from biocloud_assets.schedules import obeying
+from biocloud_assets.scheduler import skip_unless_scheduler
 from biocloud_assets.settings import Settings
 
 
@@ -25,23 +21,25 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """All definitions.
 
     Args:
-        settings: of the environment; tests give their own.
+        settings: of the environment.
     """
-    sensors, schedules = obeying(
+    sources = [build_source(contract, environment=settings.env) for contract in contracts()]
+    sensors, schedules = skip_unless_scheduler(
         settings,
-        [*build_sensors(settings), build_sensor(settings)],
+        [*(build_delivery_sensor(source, settings) for source in sources), build_sensor(settings)],
         [build_schedule(settings), access.schedule],
     )
     return dg.Definitions(
-        assets=[*assets, build_assets(settings)],
-        asset_checks=[check_tables],
-        jobs=[dsi_raw, dsi_curated, access.job],
+        assets=[*(source.assets for source in sources), build_assets(settings)],
+        jobs=[*(source.job for source in sources), dsi_curated, access.job],
         schedules=schedules,
-        sensors=[*sensors, build_outside_sensor(settings)],
-        resources={"lakehouse": LakehouseResource.of(settings), "step_launcher": step_launcher(settings)},
-        # At home one process, so that one embedded engine is started and each step sees what the one before has
-        # inspected. Steps that are launched do nothing here but wait, so they do it side by side.
-        executor=dg.in_process_executor if settings.launches == "none" else dg.multiprocess_executor,
+        sensors=[*sensors, *(build_external_ingest_sensor(source, settings) for source in sources)],
+        resources={
+            "lakehouse": LakehouseResource.from_settings(settings),
+            "step_launcher": step_launcher(settings),
+        },
+        # A job is one step, or a few that follow each other, so a process for each step would only cost its start.
+        executor=dg.in_process_executor,
     )
 
 

@@ -1,23 +1,27 @@
-"""What assets, checks and sensors work with, as Dagster resources.
-
-What belongs here: making the data code's objects from the configuration that the UI shows. What doesn't: data code.
-"""
+"""The Dagster resource with the landing zone, the lake, the curated layer and the engine."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import dagster as dg
 
+from biocloud_assets.ingest.context import IngestContext, open_context
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi.ingest import Place
+from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Engine, Settings
 from biocloud_assets.spark.session import get_session
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 
 class LakehouseResource(dg.ConfigurableResource):
-    """Where deliveries land, where tables lie, and the engine that gets them there.
+    """Where deliveries land, where the tables are, and the engine that writes them.
 
     Attributes:
-        landing_root: the folder or `s3://` address that holds `dsi/<delivery>/`.
+        environment: `local`, `development` or `production`.
+        landing_root: the folder or `s3://` address that holds `<source>/<delivery>/`.
         lake_root: the folder or `s3://` address of the Delta lake.
         curated_root: the folder or `s3://` address of the curated layer.
         engine: `sail`, `jvm` or `databricks`.
@@ -25,6 +29,7 @@ class LakehouseResource(dg.ConfigurableResource):
         catalog: the catalog of Unity Catalog in which the tables are registered.
     """
 
+    environment: str = "local"
     landing_root: str
     lake_root: str
     curated_root: str
@@ -33,9 +38,10 @@ class LakehouseResource(dg.ConfigurableResource):
     catalog: str | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> LakehouseResource:
+    def from_settings(cls, settings: Settings) -> LakehouseResource:
         """The resource that the settings describe."""
         return cls(
+            environment=settings.env,
             landing_root=settings.landing,
             lake_root=settings.lake,
             curated_root=settings.curated,
@@ -56,7 +62,22 @@ class LakehouseResource(dg.ConfigurableResource):
         """The curated layer."""
         return DataLake.at(self.curated_root, endpoint=self.s3_endpoint)
 
-    def place(self) -> Place:
-        """The landing zone and the lake, and the session of this process; it is started if need be."""
-        engine: Engine = self.engine  # type: ignore[assignment]  # checked by the settings
-        return Place(get_session(engine, s3_endpoint=self.s3_endpoint), self.landing(), self.lake(), self.catalog)
+    def ingest_context(self, contract: Contract) -> IngestContext:
+        """What an ingest of a source works with."""
+        return open_context(
+            contract,
+            landing_root=self.landing_root,
+            lake_root=self.lake_root,
+            engine=self.checked_engine,
+            s3_endpoint=self.s3_endpoint,
+            catalog=self.catalog,
+        )
+
+    @property
+    def checked_engine(self) -> Engine:
+        """The engine; the settings have checked its name."""
+        return cast(Engine, self.engine)
+
+    def session(self) -> SparkSession:
+        """The Spark session of this process; its engine is started if need be."""
+        return get_session(self.checked_engine, s3_endpoint=self.s3_endpoint)

@@ -1,20 +1,24 @@
-"""Every setting, read from the environment once.
-
-What belongs here: names, types, defaults and the rules between settings. What doesn't: anything that acts on them. No
-other module reads a setting from the environment.
-"""
+"""Every setting, read from the environment once. No other module reads a setting from the environment."""
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from biocloud_assets.environments import Environment, InCharge, load_environment
+from biocloud_assets.environments import (
+    DEFAULT_RETENTION_DAYS,
+    Environment,
+    Scheduler,
+    load_environment,
+    region_variables,
+)
 from biocloud_assets.errors import SettingsError
 
 EnvironmentName = Literal["local", "development", "production"]
@@ -22,10 +26,11 @@ Engine = Literal["sail", "jvm", "databricks"]
 Launcher = Literal["none", "step_launcher", "pipes"]
 
 _PREFIX = "BIOCLOUD_"
+_GIT_NAME = r"^[\w./+#@-]+$"
 
 
 class Settings(BaseSettings):
-    """The settings of one process. Use `Settings.load()`, which names a wrong value and its variable.
+    """The settings of one process. Use `Settings.load()`, which names the variable of a wrong value.
 
     Attributes:
         env: `BIOCLOUD_ENV`: `local`, `development` or `production`.
@@ -36,42 +41,50 @@ class Settings(BaseSettings):
             elsewhere what the environments' file says.
         curated_root: `BIOCLOUD_CURATED_ROOT`: the folder or `s3://` address of the curated layer, which holds
             `dsi/<date>/`; locally `<home>/curated`, elsewhere what the environments' file says.
-        curated_days: `BIOCLOUD_CURATED_DAYS`: for how many days before the run date the curated folders are kept.
+        retention_days: `BIOCLOUD_RETENTION_DAYS`: for how many days before the run date the curated folders are kept;
+            locally 30, elsewhere what the environments' file says.
         engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark) or `databricks` (the session that
             the Databricks runtime provides).
-        launcher: `BIOCLOUD_LAUNCHER`: what gets a step to Databricks: `none` (it runs in Dagster's own process),
-            `step_launcher` or `pipes`; locally `none`, elsewhere `step_launcher`.
-        in_charge: `BIOCLOUD_IN_CHARGE`: who starts runs by itself, `airflow` or `dagster`, if not as the environments'
-            file says; locally nobody but Dagster can.
-        environments: `BIOCLOUD_ENVIRONMENTS`: the file with what the environments look like on Databricks;
+        launcher: `BIOCLOUD_LAUNCHER`: where a step runs: `none` (in Dagster's own process), or on Databricks by
+            `pipes` or `step_launcher`; locally `none`, elsewhere `pipes`.
+        scheduler_override: `BIOCLOUD_SCHEDULER`: what starts runs by itself, `airflow` or `dagster`, instead of what
+            the environments' file says; locally it is always Dagster.
+        environments: `BIOCLOUD_ENVIRONMENTS`: the file that describes the environments on Databricks;
             `databricks/environments.yml` below the current folder.
         catalog: `BIOCLOUD_CATALOG`: the catalog of Unity Catalog in which the tables are registered.
-        git_branch: `BIOCLOUD_GIT_BRANCH`: the branch whose code runs on Databricks; that of the current folder.
+        git_branch, git_tag, git_commit: `BIOCLOUD_GIT_BRANCH`, `BIOCLOUD_GIT_TAG`, `BIOCLOUD_GIT_COMMIT`: the Git
+            reference whose code runs on Databricks, at most one; the branch of the current folder.
         databricks_host: `DATABRICKS_HOST`: the workspace in which steps run. Credentials are found the
             Databricks-standard way and never read here.
         quiet_seconds: `BIOCLOUD_QUIET_SECONDS`: for how many seconds nothing in a delivery may have changed before the
             command line takes it for complete.
         lookback_days: `BIOCLOUD_LOOKBACK_DAYS`: how many days before the newest settled delivery the sensor still looks
             for late arrivals.
-        dagster_home: `DAGSTER_HOME`: where Dagster keeps its runs; default `<home>/dagster`.
-        s3_endpoint: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: an S3 other than Amazon's. Region and credentials are
-            found the AWS-standard way and never read here.
+        dagster_home: `DAGSTER_HOME`: where Dagster keeps the runs of the environment; default `<home>/dagster`
+            locally, elsewhere `<home>/dagster_<environment>`.
+        s3_endpoint: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: an S3 other than Amazon's. Credentials are found the
+            AWS-standard way and never read here. So is the region; outside `local` it is that of the environments' file
+            if neither `AWS_REGION` nor `AWS_DEFAULT_REGION` is set.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
 
     env: EnvironmentName = "local"
     home: Path = Path(".biocloud")
     landing_root: Annotated[str, Field(min_length=1)] | None = None
     lake_root: Annotated[str, Field(min_length=1)] | None = None
     curated_root: Annotated[str, Field(min_length=1)] | None = None
-    curated_days: Annotated[int, Field(ge=0, le=36_525)] = 30
+    retention_days: Annotated[int, Field(ge=0, le=36_525)] | None = None
     engine: Engine = "sail"
     launcher: Launcher | None = None
-    in_charge: InCharge | None = None
+    scheduler_override: Scheduler | None = Field(default=None, validation_alias="BIOCLOUD_SCHEDULER")
     environments: Path = Path("databricks/environments.yml")
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
-    git_branch: Annotated[str, Field(pattern=r"^[\w./+#@-]+$")] | None = None
+    git_branch: Annotated[str, Field(pattern=_GIT_NAME)] | None = None
+    git_tag: Annotated[str, Field(pattern=_GIT_NAME)] | None = None
+    git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     databricks_host: str | None = Field(default=None, validation_alias="DATABRICKS_HOST")
     quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     lookback_days: Annotated[int, Field(ge=0, le=3_660)] = 30
@@ -88,7 +101,7 @@ class Settings(BaseSettings):
             SettingsError: a variable has a value that can't be used, or is missing.
         """
         try:
-            settings = cls()
+            settings = cls(**_given_by_old_names())
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0]) if first["loc"] else "env"
@@ -106,7 +119,10 @@ class Settings(BaseSettings):
                 found=settings.launches,
                 hint="Set BIOCLOUD_ENV to development or production.",
             )
-        _ = settings.landing, settings.lake, settings.curated  # outside `local` they may be nowhere
+        _ = settings.landing, settings.lake, settings.curated  # outside `local` they may be missing
+        on_s3 = any(root.startswith("s3://") for root in (settings.landing, settings.lake, settings.curated))
+        if settings.env != "local" and on_s3:
+            set_region(_region() or settings.environment.region)
         return settings
 
     @cached_property
@@ -121,19 +137,30 @@ class Settings(BaseSettings):
 
     @property
     def launches(self) -> Launcher:
-        """What gets a step to Databricks."""
-        return self.launcher or ("none" if self.env == "local" else "step_launcher")
+        """Where a step runs."""
+        return self.launcher or ("none" if self.env == "local" else "pipes")
 
     @cached_property
-    def leader(self) -> InCharge:
-        """Who starts runs by itself.
+    def scheduler(self) -> Scheduler:
+        """What starts runs by itself.
 
         Raises:
             SettingsError: it isn't set, and the environments' file isn't there or can't be used.
         """
         if self.env == "local":
             return "dagster"
-        return self.in_charge or self.environment.in_charge
+        return self.scheduler_override or self.environment.scheduler
+
+    @cached_property
+    def retention(self) -> int:
+        """For how many days before the run date the curated folders are kept.
+
+        Raises:
+            SettingsError: it isn't set, and the environments' file isn't there or can't be used.
+        """
+        if self.retention_days is not None:
+            return self.retention_days
+        return DEFAULT_RETENTION_DAYS if self.env == "local" else self.environment.retention_days
 
     @cached_property
     def landing(self) -> str:
@@ -152,8 +179,9 @@ class Settings(BaseSettings):
 
     @cached_property
     def dagster(self) -> Path:
-        """The folder in which Dagster keeps its runs and events."""
-        return (self.dagster_home or self.home / "dagster").expanduser().absolute()
+        """The folder in which Dagster keeps the runs and events of the environment."""
+        name = "dagster" if self.env == "local" else f"dagster_{self.env}"
+        return (self.dagster_home or self.home / name).expanduser().absolute()
 
     def _root(self, given: str | None, name: Literal["landing", "lake", "curated"]) -> str:
         if given is None and self.env != "local":
@@ -161,6 +189,39 @@ class Settings(BaseSettings):
         if given is not None and "://" in given:
             return given
         return str(Path(given or self.home / name).expanduser().absolute())
+
+
+def set_region(region: str) -> None:
+    """Set the AWS region for every client of this process (boto3, delta-rs, the engine), unless it is set.
+
+    Args:
+        region: for instance `eu-west-1`.
+    """
+    region = _region() or region
+    for name, value in region_variables(region).items():
+        os.environ.setdefault(name, value)
+
+
+def _region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+
+_OLD_NAMES = {
+    "BIOCLOUD_IN_CHARGE": ("BIOCLOUD_SCHEDULER", "scheduler_override"),
+    "BIOCLOUD_CURATED_DAYS": ("BIOCLOUD_RETENTION_DAYS", "retention_days"),
+}
+"""Variables that were renamed after version 0.1, with their new names and fields; the old ones are read until 0.3."""
+
+
+def _given_by_old_names() -> dict[str, Any]:
+    """The settings that only the old name of a variable gives."""
+    given = {}
+    for old, (new, field) in _OLD_NAMES.items():
+        if os.environ.get(old):
+            warnings.warn(f"{old} is now called {new}; the old name is read until version 0.3.", stacklevel=3)
+            if not os.environ.get(new):
+                given[field] = os.environ[old]
+    return given
 
 
 WorkspaceEnvironment = Literal["development", "production"]

@@ -1,4 +1,4 @@
-"""The Dagster definitions: what there is, how it hangs together, and that the UI and `dagster dev` can load it."""
+"""The Dagster definitions: assets, checks, jobs, sensors and schedules, and that Dagster's own commands load them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import dagster as dg
 import pytest
 
 from biocloud_assets.definitions import build_definitions
-from biocloud_assets.raw.dsi import contract
-from biocloud_assets.raw.dsi.contract import LOG, TABLES
+from biocloud_assets.launch.results import asset_key
+from biocloud_assets.raw.dsi.contract import CONTRACT
+from biocloud_assets.schema import DELIVERY_COLUMN, RESCUED_COLUMN
 from biocloud_assets.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("definitions.json")
@@ -24,7 +25,7 @@ def local() -> dg.Definitions:
 
 
 def snapshot(definitions: dg.Definitions) -> dict[str, Any]:
-    """What is defined, in a form that reads well in a diff."""
+    """The definitions in a form that is easy to compare."""
     repository = definitions.get_repository_def()
     graph = repository.asset_graph
     return {
@@ -50,29 +51,28 @@ def snapshot(definitions: dg.Definitions) -> dict[str, Any]:
     }
 
 
-def test_the_definitions_are_those_that_were_agreed() -> None:
-    """Run `python tests/test_definitions.py` to agree to a change, and look at the diff."""
+def test_the_definitions_are_as_in_the_snapshot() -> None:
+    """`python tests/test_definitions.py` writes the snapshot; review the difference."""
     assert snapshot(local()) == json.loads(SNAPSHOT.read_text())
 
 
 def test_every_folder_and_table_is_an_asset_with_its_address() -> None:
     keys = {key.to_user_string() for key in local().get_repository_def().asset_graph.get_all_asset_keys()}
-    assert {f"landing/dsi/{folder.name}" for folder in contract.FOLDERS} <= keys
-    assert {table.path for table in (*TABLES, LOG)} <= keys
+    assert set(CONTRACT.addresses) <= keys
 
 
-def test_every_column_tells_where_it_comes_from() -> None:
+def test_every_column_of_a_table_has_a_description_of_its_source() -> None:
     graph = local().get_repository_def().asset_graph
-    for table in TABLES:
-        metadata = graph.get(dg.AssetKey(table.path.split("/"))).metadata
+    for table in CONTRACT.tables:
+        metadata = graph.get(asset_key(CONTRACT.address(table))).metadata
         columns = [column.name for column in metadata["dagster/column_schema"].columns]
         assert columns == [column.name for column in table.columns]
         lineage = metadata["dagster/column_lineage"].value.deps_by_column
         for column in table.columns:
-            if column.name not in {contract.RESCUED_COLUMN, contract.DELIVERY_COLUMN}:
+            if column.name not in {RESCUED_COLUMN, DELIVERY_COLUMN}:
                 (source,) = lineage[column.name]
                 assert source.asset_key == dg.AssetKey(["landing", "dsi", str(table.folder)])
-                assert source.column_name in {item.name for item in contract.folder(str(table.folder)).fields}
+                assert source.column_name in {item.name for item in CONTRACT.folder(str(table.folder)).fields}
 
 
 @pytest.mark.parametrize("command", [["asset", "list"], ["definitions", "validate"]])

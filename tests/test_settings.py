@@ -1,4 +1,4 @@
-"""What the environment says, and what a person is told when it says something wrong."""
+"""Settings from the environment, and the message for each wrong value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTSIDE = {
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of the settings are in the environment."""
+    """Remove all settings from the environment."""
     for name in os.environ:
         if name.upper().startswith(("BIOCLOUD_", "AWS_", "DAGSTER_", "S3_")):
             monkeypatch.delenv(name)
@@ -42,12 +42,12 @@ def test_a_laptop_needs_no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert settings.landing == str(tmp_path / ".biocloud" / "landing")
     assert settings.lake == str(tmp_path / ".biocloud" / "lake")
     assert settings.curated == str(tmp_path / ".biocloud" / "curated")
-    assert settings.curated_days == 30
+    assert settings.retention == 30
     assert settings.dagster == tmp_path / ".biocloud" / "dagster"
     assert settings.quiet_seconds == 5
     assert settings.lookback_days == 30
     assert settings.s3_endpoint is None
-    assert not list(tmp_path.iterdir()), "reading the settings makes nothing"
+    assert not list(tmp_path.iterdir()), "reading the settings creates nothing"
 
 
 def test_local_state_follows_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_every_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         BIOCLOUD_ENGINE="databricks",
         BIOCLOUD_QUIET_SECONDS="0.5",
         BIOCLOUD_LOOKBACK_DAYS="7",
-        BIOCLOUD_CURATED_DAYS="14",
+        BIOCLOUD_RETENTION_DAYS="14",
         DAGSTER_HOME="/dagster",
         AWS_ENDPOINT_URL="http://minio:9000",
     )
@@ -81,7 +81,7 @@ def test_every_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.landing == "s3://landing/in"
     assert settings.lake == "s3://lake/raw"
     assert settings.curated == "s3://curated/out"
-    assert settings.curated_days == 14
+    assert settings.retention_days == 14
     assert settings.engine == "databricks"
     assert settings.quiet_seconds == 0.5
     assert settings.lookback_days == 7
@@ -91,7 +91,7 @@ def test_every_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("engine", get_args(Engine))
 @pytest.mark.parametrize("env", get_args(EnvironmentName))
-def test_every_engine_and_environment_is_taken(monkeypatch: pytest.MonkeyPatch, env: str, engine: str) -> None:
+def test_every_engine_and_environment_is_accepted(monkeypatch: pytest.MonkeyPatch, env: str, engine: str) -> None:
     settings = load(monkeypatch, **(OUTSIDE | {"BIOCLOUD_ENV": env, "BIOCLOUD_ENGINE": engine}))
     assert (settings.env, settings.engine) == (env, engine)
 
@@ -110,8 +110,8 @@ def test_every_engine_and_environment_is_taken(monkeypatch: pytest.MonkeyPatch, 
         ("BIOCLOUD_LOOKBACK_DAYS", "1.5", "integer"),
         ("BIOCLOUD_LOOKBACK_DAYS", "-1", "greater than or equal to 0"),
         ("BIOCLOUD_LOOKBACK_DAYS", "3661", "less than or equal to 3660"),
-        ("BIOCLOUD_CURATED_DAYS", "-1", "greater than or equal to 0"),
-        ("BIOCLOUD_CURATED_DAYS", "36526", "less than or equal to 36525"),
+        ("BIOCLOUD_RETENTION_DAYS", "-1", "greater than or equal to 0"),
+        ("BIOCLOUD_RETENTION_DAYS", "36526", "less than or equal to 36525"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(
@@ -151,16 +151,17 @@ def test_steps_are_launched_outside_local_only(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match=r"BIOCLOUD_LAUNCHER: expected none, as BIOCLOUD_ENV is local, found pipes"):
         load(monkeypatch, BIOCLOUD_LAUNCHER="pipes")
     assert load(monkeypatch, **OUTSIDE).launches == "pipes"
+    assert load(monkeypatch, BIOCLOUD_LAUNCHER="step_launcher").launches == "step_launcher"
     monkeypatch.delenv("BIOCLOUD_LAUNCHER")
-    assert load(monkeypatch, **OUTSIDE).launches == "step_launcher"
+    assert load(monkeypatch, **OUTSIDE).launches == "pipes"
 
 
-def test_the_endpoint_of_s3_goes_before_that_of_all_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_of_s3_has_precedence_over_that_of_all_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, AWS_ENDPOINT_URL="http://all").s3_endpoint == "http://all"
     assert load(monkeypatch, AWS_ENDPOINT_URL_S3="http://s3").s3_endpoint == "http://s3"
 
 
-def test_a_variable_of_another_program_is_not_taken_for_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_of_another_program_is_not_read_as_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, S3_ENDPOINT="http://elsewhere").s3_endpoint is None
 
 
@@ -184,10 +185,29 @@ def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.lookback_days == 7
 
 
-def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
     for name in ("BIOCLOUD_ENV", "BIOCLOUD_LANDING_ROOT", "BIOCLOUD_HOME", "DAGSTER_HOME", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, "")
     settings = Settings.load()
     assert settings.env == "local"
     assert settings.s3_endpoint == "http://127.0.0.1:9000"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "attribute", "value"),
+    [
+        ("BIOCLOUD_IN_CHARGE", "BIOCLOUD_SCHEDULER", "scheduler_override", "dagster"),
+        ("BIOCLOUD_CURATED_DAYS", "BIOCLOUD_RETENTION_DAYS", "retention_days", 14),
+    ],
+)
+def test_a_renamed_variable_is_read_under_its_old_name_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str, attribute: str, value: object
+) -> None:
+    monkeypatch.setenv(new, "")
+    with pytest.warns(UserWarning, match=f"{old} is now called {new}"):
+        assert getattr(load(monkeypatch, **{old: str(value)}), attribute) == value
+    assert os.environ[new] == "", "the environment of other processes stays as it is"
+    monkeypatch.setenv(new, "airflow" if value == "dagster" else "7")
+    with pytest.warns(UserWarning):
+        assert getattr(Settings.load(), attribute) != value, "the new name has precedence"

@@ -1,1 +1,1 @@
-"""Getting a step to where it runs: Dagster's own process, or Databricks by step launcher or by Pipes."""
+"""Run a step: in Dagster's own process, or on Databricks by Pipes or the step launcher."""

@@ -1,8 +1,6 @@
-"""What a definition tells those who run it without Dagster: the script that does what an op does, or why there is none.
+"""Op tags that name the script which does the same as the op, for those who run it without Dagster.
 
-What belongs here: the tags and their form. What doesn't: reading them (`airflow.collect`).
-
-An op that makes or checks assets of a room that `run_step` knows needs none of this.
+An op that materialises or checks assets with `run_step` needs none of them.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ LIBRARIES_TAG = "biocloud/libraries"
 VARIABLES_TAG = "biocloud/variables"
 
 NOT_IN_AIRFLOW = "biocloud/not-in-airflow"
-"""A key of a definition's metadata: why it has no counterpart in Airflow, in a sentence."""
+"""A metadata key of a definition: why it has no counterpart in Airflow, in a sentence."""
 
 
 def script_tags(
@@ -32,8 +30,8 @@ def script_tags(
         script: its path in the repository.
         arguments: what it is given; `{environment}`, `{landing_root}`, `{lake_root}`, `{curated_root}`, `{catalog}`,
             `{run_id}`, and the job's partition, `{delivery}` or `{run_date}`, stand for their values.
-        libraries: what it needs beside the libraries of the environment.
-        variables: for each environment, the environment variables that its cluster gets besides; a secret is a
+        libraries: what it needs besides the libraries of the environment.
+        variables: for each environment, further environment variables of its cluster; a secret is a
             reference, `{{secrets/<scope>/<key>}}`.
     """
     return {

@@ -1,4 +1,4 @@
-"""Who starts runs by itself in an environment, Airflow or Dagster: never both, and it is one setting."""
+"""The scheduler of an environment, Airflow or Dagster: never both, and one setting decides."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from biocloud_assets.environments import load_environment
 from biocloud_assets.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-AT_HOME = {"dsi_curated_daily", "dsi_curated_on_delivery", "dsi_deliveries"}
-"""What starts runs where Dagster is in charge, and nobody has turned anything on or off."""
+STARTS_RUNS = {"dsi_curated_daily", "dsi_curated_on_delivery", "dsi_deliveries"}
+"""The sensors and schedules that run by default if Dagster is the scheduler."""
 
 
 def repository(env: str, **settings: str) -> dg.RepositoryDefinition:
@@ -22,34 +22,35 @@ def repository(env: str, **settings: str) -> dg.RepositoryDefinition:
 
 
 def running(found: dg.RepositoryDefinition) -> set[str]:
-    """The sensors and schedules that are on if nobody has turned them on or off."""
+    """The sensors and schedules that run by default."""
     automations = (*found.sensor_defs, *found.schedule_defs)
     return {one.name for one in automations if one.default_status.value == "RUNNING"}
 
 
 @pytest.mark.parametrize("env", ["development", "production"])
-@pytest.mark.parametrize(("in_charge", "on"), [("airflow", {"dsi_outside"}), ("dagster", AT_HOME)])
-def test_who_is_in_charge_decides_what_is_on(env: str, in_charge: str, on: set[str]) -> None:
-    assert running(repository(env, in_charge=in_charge)) == on
+@pytest.mark.parametrize(("scheduler", "expected"), [("airflow", {"dsi_external_ingests"}), ("dagster", STARTS_RUNS)])
+def test_the_scheduler_decides_what_runs_by_default(env: str, scheduler: str, expected: set[str]) -> None:
+    assert running(repository(env, scheduler_override=scheduler)) == expected
 
 
-def test_at_home_dagster_is_in_charge_whatever_is_set() -> None:
-    assert running(repository("local")) == running(repository("local", in_charge="airflow")) == AT_HOME
+def test_locally_dagster_is_the_scheduler_whatever_is_set() -> None:
+    assert running(repository("local")) == running(repository("local", scheduler_override="airflow")) == STARTS_RUNS
 
 
 @pytest.mark.parametrize("env", ["development", "production"])
-def test_without_the_setting_it_is_the_environments_file_that_says_so(env: str) -> None:
+def test_without_the_setting_the_environments_file_decides(env: str) -> None:
     file = ROOT / "databricks/environments.yml"
-    expected = load_environment(file, env).in_charge  # type: ignore[arg-type]
-    assert Settings(env=env, environments=file).leader == expected  # type: ignore[arg-type]
+    expected = load_environment(file, env).scheduler  # type: ignore[arg-type]
+    assert Settings(env=env, environments=file).scheduler == expected  # type: ignore[arg-type]
     other = "dagster" if expected == "airflow" else "airflow"
-    assert Settings(env=env, environments=file, in_charge=other).leader == other  # type: ignore[arg-type]
+    overridden = Settings(env=env, environments=file, scheduler_override=other)  # type: ignore[arg-type]
+    assert overridden.scheduler == other
 
 
-def test_with_airflow_in_charge_nothing_of_dagsters_starts_a_run_though_it_is_turned_on() -> None:
-    found = repository("production", in_charge="airflow")
-    starting = [one for one in (*found.sensor_defs, *found.schedule_defs) if one.name != "dsi_outside"]
-    assert {one.name for one in starting} == {*AT_HOME, "group_sync_daily"}
+def test_if_airflow_is_the_scheduler_no_sensor_or_schedule_starts_a_run_even_if_it_is_started() -> None:
+    found = repository("production", scheduler_override="airflow")
+    starting = [one for one in (*found.sensor_defs, *found.schedule_defs) if one.name != "dsi_external_ingests"]
+    assert {one.name for one in starting} == {*STARTS_RUNS, "group_sync_daily"}
     with dg.DagsterInstance.ephemeral() as instance:
         for one in starting:
             tick = (
@@ -58,12 +59,12 @@ def test_with_airflow_in_charge_nothing_of_dagsters_starts_a_run_though_it_is_tu
                 else one.evaluate_tick(dg.build_schedule_context(instance))
             )
             assert not tick.run_requests
-            assert "Airflow is in charge in production" in str(tick.skip_message)
+            assert "Airflow is the scheduler of production" in str(tick.skip_message)
 
 
-def test_whoever_is_in_charge_the_definitions_are_the_same() -> None:
-    """So a person can run every job, and Airflow's DAGs can be made of all of them."""
-    ours, theirs = (repository("production", in_charge=name) for name in ("dagster", "airflow"))
+def test_the_definitions_are_the_same_whatever_the_scheduler_is() -> None:
+    """So a person can run every job, and the Airflow DAGs are generated from all of them."""
+    ours, theirs = (repository("production", scheduler_override=name) for name in ("dagster", "airflow"))
     for found in (ours, theirs):
         assert found.has_job("dsi_raw")
         assert found.has_job("group_sync")
@@ -80,7 +81,7 @@ def test_whoever_is_in_charge_the_definitions_are_the_same() -> None:
     assert schedules[0] == schedules[1]
 
 
-def test_a_cluster_which_has_no_environments_file_is_told_by_the_launcher(tmp_path: Path) -> None:
+def test_a_cluster_which_has_no_environments_file_gets_the_setting_from_the_launcher(tmp_path: Path) -> None:
     from biocloud_assets.launch.step_launcher import _cluster_settings
 
     sent = _cluster_settings(Settings(env="production", environments=ROOT / "databricks/environments.yml"))
@@ -88,4 +89,4 @@ def test_a_cluster_which_has_no_environments_file_is_told_by_the_launcher(tmp_pa
         patch.chdir(tmp_path)
         for name, value in sent.items():
             patch.setenv(name, value)
-        assert running(build_definitions(Settings.load()).get_repository_def()) == {"dsi_outside"}
+        assert running(build_definitions(Settings.load()).get_repository_def()) == {"dsi_external_ingests"}

@@ -1,7 +1,4 @@
-"""What a step reports, in Dagster's words.
-
-What belongs here: translating `steps.Report` and `steps.CheckReport`. What doesn't: making them.
-"""
+"""The results of a step as Dagster's events."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from biocloud_assets.run_step import Told
-from biocloud_assets.steps import CheckReport, Sighting, Value
+from biocloud_assets.steps import CheckResult, Observation, StepResult, Value
+
+DagsterResult = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetObservation
 
 
 def asset_key(address: str) -> dg.AssetKey:
@@ -19,23 +17,26 @@ def asset_key(address: str) -> dg.AssetKey:
     return dg.AssetKey(address.split("/"))
 
 
-def to_dagster(report: Told) -> dg.MaterializeResult | dg.AssetCheckResult | dg.AssetObservation:
-    """What a step yields to Dagster for a report."""
-    if isinstance(report, CheckReport):
-        return _check(report)
-    if isinstance(report, Sighting):
-        return dg.AssetObservation(
-            asset_key(report.asset), partition=report.partition, metadata=values(report.metadata)
+def to_dagster(result: StepResult) -> DagsterResult:
+    """What an op of a multi-asset yields for a result."""
+    if isinstance(result, CheckResult):
+        return dg.AssetCheckResult(
+            asset_key=asset_key(result.asset),
+            check_name=result.name,
+            passed=result.passed,
+            severity=dg.AssetCheckSeverity.ERROR if result.blocking else dg.AssetCheckSeverity.WARN,
+            description=result.description or None,
+            metadata=metadata_values(result.metadata),
         )
-    return dg.MaterializeResult(
-        asset_key=asset_key(report.asset),
-        metadata=values(report.metadata),
-        check_results=[_check(check) for check in report.checks],
-    )
+    if isinstance(result, Observation):
+        return dg.AssetObservation(
+            asset_key(result.asset), partition=result.partition, metadata=metadata_values(result.metadata)
+        )
+    return dg.MaterializeResult(asset_key=asset_key(result.asset), metadata=metadata_values(result.metadata))
 
 
 def metadata_value(value: Value) -> dg.MetadataValue:
-    """A value of a report as one of Dagster's."""
+    """A metadata value as one of Dagster's."""
     raw: Any = value["raw_value"]
     match value["type"]:
         case "int":
@@ -63,19 +64,8 @@ def metadata_value(value: Value) -> dg.MetadataValue:
     raise AssertionError(value)
 
 
-def _check(report: CheckReport) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=asset_key(report.asset),
-        check_name=report.name,
-        passed=report.passed,
-        severity=dg.AssetCheckSeverity.ERROR if report.blocking else dg.AssetCheckSeverity.WARN,
-        description=report.description or None,
-        metadata=values(report.metadata),
-    )
-
-
-def values(metadata: Mapping[str, Value]) -> dict[str, dg.MetadataValue]:
-    """The values of a report as Dagster's."""
+def metadata_values(metadata: Mapping[str, Value]) -> dict[str, dg.MetadataValue]:
+    """Metadata values as Dagster's."""
     return {name: metadata_value(value) for name, value in metadata.items()}
 
 
