@@ -1,7 +1,4 @@
-"""Deleting the folders of days that are no longer offered.
-
-What belongs here: which folders go, and in what order. What doesn't: how files are deleted (`lake`).
-"""
+"""Delete the curated folders of days before the retention period."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from biocloud_assets.errors import LakeError, RunDateError
 from biocloud_assets.lake import DataLake
 
 MAXIMUM_DAYS = 36_525
-"""For how many days data may be kept: a hundred years. More is taken for a mistake."""
+"""The longest retention that is accepted, a hundred years; a larger number is probably a mistake."""
 
-_FAULTS_SHOWN = 20
-"""How many faults the message of an error has; all of them are in its `cleanup`."""
+_FAILURES_SHOWN = 20
+"""How many failures the message of an error has; all of them are in its `cleanup`."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +23,27 @@ class Removal:
     Attributes:
         date: its name.
         path: relative to the lake's root.
-        files: how many files are gone, besides the manifest.
+        files: how many files were deleted, not counting the manifest.
         size: their size together, bytes.
-        faults: for each file that could not be deleted, its path and the reason; none if all of the folder is gone.
+        failures: for each file that could not be deleted, its path and the reason.
     """
 
     date: date
     path: str
     files: int
     size: int
-    faults: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cleanup:
-    """What became of the folders below a root.
+    """The outcome for the folders below a root.
 
     Attributes:
         root: the path, relative to the lake's root.
-        cutoff: the oldest day that stays.
+        cutoff: the oldest day that is kept.
         removals: the folders of older days, oldest first.
-        kept: the days whose folders stay, oldest first.
+        kept: the days whose folders are kept, oldest first.
         dry_run: whether nothing was deleted.
     """
 
@@ -57,26 +54,26 @@ class Cleanup:
     dry_run: bool
 
     @property
-    def faults(self) -> tuple[str, ...]:
+    def failures(self) -> tuple[str, ...]:
         """Every file that could not be deleted, with the reason."""
-        return tuple(fault for removal in self.removals for fault in removal.faults)
+        return tuple(fault for removal in self.removals for fault in removal.failures)
 
 
 class CleanupError(LakeError):
-    """Some files could not be deleted. `cleanup` tells what became of every folder, and of every such file."""
+    """Some files could not be deleted. `cleanup` holds the outcome of every folder, with every such file."""
 
     def __init__(self, cleanup: Cleanup, lake: DataLake) -> None:
         self.cleanup = cleanup
-        faults = cleanup.faults
+        failures = cleanup.failures
         shown = [
-            *faults[:_FAULTS_SHOWN],
-            *([f"and {len(faults) - _FAULTS_SHOWN:,} more"] * (len(faults) > _FAULTS_SHOWN)),
+            *failures[:_FAILURES_SHOWN],
+            *([f"and {len(failures) - _FAILURES_SHOWN:,} more"] * (len(failures) > _FAILURES_SHOWN)),
         ]
         super().__init__(
             lake.uri(cleanup.root),
             expected="all folders of days before " + cleanup.cutoff.isoformat() + " deleted",
             found="; ".join(shown),
-            hint="What could be deleted is gone. Check the permissions, then repeat.",
+            hint="All other files were deleted. Check the permissions, then repeat.",
         )
 
 
@@ -88,39 +85,31 @@ def cleanup_curated_folders(
     *,
     dry_run: bool = False,
 ) -> Cleanup:
-    """Delete the folders of days before `run_date` minus `amount_of_data_days`, with all that they hold.
+    """Delete the folders of days before `run_date` minus `amount_of_data_days`, with everything in them.
 
-    What goes: a folder directly below the root whose name is a real date as `yyyy-mm-dd`, older than that day. The
-    folder of exactly that day stays, and so do later ones, names that are no real dates, files, links' targets, folders
-    with a date for a name that lie deeper, and whatever lies beside the root.
+    Deleted are folders directly below the root whose name is a real date, `yyyy-mm-dd`, before that day. Kept are the
+    folder of exactly that day and later ones, folders with other names, dates that are nested deeper, files, and the
+    targets of links.
 
-    A folder's manifest goes first, so that a half-deleted folder is never read as whole; if it can't be deleted, the
-    folder stays whole. On S3, files go in batches of 1,000. A file that can't be deleted keeps neither other files nor
-    other folders from going; all such files are reported in the end, each with its reason. A repetition takes what was
-    left.
+    The manifest of a folder is deleted first, so that no reader takes a half-deleted folder for a complete one; if that
+    fails, the folder is kept. On S3, files are deleted in batches of 1,000. A file that can't be deleted doesn't stop
+    the deletion of others; all such files are reported in the end, each with its reason. A repetition deletes the rest.
 
     Args:
-        dsi_curated_root_path: the folder that holds the days, relative to the lake's root.
-        data_lake: the lake that holds it.
-        run_date: the day from which is counted back; a date, or one as `yyyy-mm-dd`.
-        amount_of_data_days: how many days before the run date are kept, 0 to 36,525.
-        dry_run: count what would go, and delete nothing.
-
-    | parameter | type | example |
-    | --- | --- | --- |
-    | `dsi_curated_root_path` | `str` | `"dsi"` |
-    | `data_lake` | `DataLake` | `DataLake.at("s3://bucket/curated")` |
-    | `run_date` | `date` or `str` | `date(2026, 1, 31)` |
-    | `amount_of_data_days` | `int` | `30`: 2026-01-01 stays, 2025-12-31 goes |
-    | `dry_run` | `bool` | `False` |
+        dsi_curated_root_path: `str`, the folder that holds the days, relative to the lake's root; for instance `dsi`.
+        data_lake: `DataLake`, the lake that holds it; for instance `DataLake.at("s3://bucket/curated")`.
+        run_date: `date`, or `str` as `yyyy-mm-dd`: the day from which is counted back.
+        amount_of_data_days: `int`, 0 to 36,525: how many days before the run date are kept. With 30 and the run date
+            2026-01-31, the folder 2026-01-01 is kept and 2025-12-31 is deleted.
+        dry_run: `bool`: count what would be deleted, and delete nothing.
 
     Returns:
-        which folders went and which stayed.
+        the folders that were deleted and those that were kept.
 
     Raises:
         CleanupError: some files could not be deleted.
         LakeError: the root is empty, `/`, or leaves the lake's root, or it can't be listed. Nothing was deleted.
-        RunDateError: the run date is no date, or the number of days is negative, absurd or none. Nothing was deleted.
+        RunDateError: the run date is no date, or the number of days is missing or out of range. Nothing was deleted.
     """
     cutoff = _cutoff(parse_run_date(run_date), amount_of_data_days)
     if not dsi_curated_root_path.strip("/ "):
@@ -136,13 +125,13 @@ def cleanup_curated_folders(
     )
     kept = tuple(day for day in days if day >= cutoff)
     cleanup = Cleanup(dsi_curated_root_path, cutoff, removals, kept, dry_run)
-    if cleanup.faults:
+    if cleanup.failures:
         raise CleanupError(cleanup, data_lake)
     return cleanup
 
 
 def _cutoff(run_date: date, days: int) -> date:
-    """The oldest day that stays."""
+    """The oldest day that is kept."""
     if isinstance(days, bool) or not isinstance(days, int) or not 0 <= days <= MAXIMUM_DAYS:
         raise RunDateError(
             "amount_of_data_days",
@@ -167,4 +156,4 @@ def _remove(lake: DataLake, path: str, day: date, *, dry_run: bool) -> Removal:
         deletion = lake.delete_folder(path, first=MANIFEST)
     except LakeError as error:
         return Removal(day, path, 0, 0, (str(error),))
-    return Removal(day, path, deletion.files, deletion.size, deletion.faults)
+    return Removal(day, path, deletion.files, deletion.size, deletion.failures)

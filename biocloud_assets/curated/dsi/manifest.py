@@ -1,10 +1,8 @@
-"""The manifest of a folder: which files it holds, for a reader who must be sure that nothing is being written.
+"""The manifest of a folder: which files it holds. While it is there, no file in the folder changes.
 
-What belongs here: writing a manifest, and taking it away. What doesn't: what is in the files.
-
-A manifest stands for one state of a folder. It is written last, in one put, and taken away before anything else in the
-folder changes (`publication`) or goes (`cleanup`). So a reader who finds the same manifest before and after reading has
-read whole files. It is UTF-8 JSON:
+A manifest describes one state of a folder. It is written last, in one request, and deleted before anything else in the
+folder is changed (`publication`) or deleted (`cleanup`). So a reader who finds the same manifest before and after
+reading has read complete files. It is UTF-8 JSON:
 
     {
       "write_date": "2026-01-31",
@@ -30,12 +28,12 @@ from biocloud_assets.curated.dsi.paths import MANIFEST, parse_run_date
 from biocloud_assets.lake import DataLake, FileInfo
 
 _PIECE = 1024 * 1024
-"""Files are read, and manifests kept in memory, up to so many bytes at a time."""
+"""The bytes that are read from a file, and kept in memory of a manifest, at a time."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says, summed up.
+    """The totals of a manifest.
 
     Attributes:
         path: of the manifest, relative to the lake's root.
@@ -59,37 +57,31 @@ def write_manifest(relative_path: str, data_lake: DataLake, run_date: date | str
 
     The keys of the JSON object:
 
-    | key | value |
-    | --- | --- |
-    | `write_date` | the run date, `yyyy-mm-dd` |
-    | `files` | the paths of all files below `relative_path`, however deep, relative to the lake's root, sorted by code point; not the manifest itself |
-    | `details` | for each of these files, in the same order: `path`; `size` in bytes; `etag`, S3's entity tag, and in a folder what S3 would give after one put: the MD5 of the content in hexadecimal |
+    - `write_date`: the run date, `yyyy-mm-dd`.
+    - `files`: the paths of all files below `relative_path`, at any depth, relative to the lake's root, sorted by code
+      point; not the manifest itself.
+    - `details`: for each of these files, in the same order, `path`, `size` in bytes, and `etag`: S3's entity tag; in a
+      folder the MD5 of the content in hexadecimal, which is what S3 returns after one put.
 
-    It is put in one request, when all else is known. A manifest that says the same already is left alone, so that a
-    repetition changes nothing. On S3, n files cost ceil(n/1000) list requests (at least one), and any number of them
-    the same memory: paths go through a temporary file.
+    It is written in one request, after everything was listed. A manifest with the same content is left alone, so that a
+    repetition changes nothing. On S3, n files cost ceil(n/1000) list requests (at least one). The memory doesn't grow
+    with the number of files, because paths are buffered in a temporary file.
 
     Args:
-        relative_path: the folder, relative to the lake's root, without a `/` at either end.
-        data_lake: the lake that holds it.
-        run_date: the day that is written into the manifest; a date, or one as `yyyy-mm-dd`.
-        dry_run: list the files, and write nothing.
-
-    | parameter | type | example |
-    | --- | --- | --- |
-    | `relative_path` | `str` | `"dsi/2026-01-31"` |
-    | `data_lake` | `DataLake` | `DataLake.at("s3://bucket/curated")` |
-    | `run_date` | `date` or `str` | `date(2026, 1, 31)` |
-    | `dry_run` | `bool` | `False` |
+        relative_path: `str`, the folder, relative to the lake's root, without a `/` at either end; for instance
+            `dsi/2026-01-31`.
+        data_lake: `DataLake`, the lake that holds it; for instance `DataLake.at("s3://bucket/curated")`.
+        run_date: `date`, or `str` as `yyyy-mm-dd`: the day that is written into the manifest.
+        dry_run: `bool`: list the files, and write nothing.
 
     Returns:
-        what it says, summed up.
+        the totals of the manifest.
 
     Raises:
-        LakeError: the path leaves the lake's root, or the lake can't be read or written. The manifest that was there, if
-            any, is as it was.
+        LakeError: the path leaves the lake's root, or the lake can't be read or written. An existing manifest is
+            unchanged.
         RunDateError: the run date is no date.
-    """  # noqa: E501  # the rows of a table can't be broken
+    """
     written = parse_run_date(run_date)
     path = f"{relative_path}/{MANIFEST}" if relative_path else MANIFEST
     there: FileInfo | None = None
@@ -117,8 +109,8 @@ def write_manifest(relative_path: str, data_lake: DataLake, run_date: date | str
     return Manifest(path, data_lake.uri(path), written, count, size, written=not (same or dry_run))
 
 
-def withdraw_manifest(relative_path: str, data_lake: DataLake) -> None:
-    """Take a folder's manifest away, if it has one: before anything in the folder changes.
+def delete_manifest(relative_path: str, data_lake: DataLake) -> None:
+    """Delete the manifest of a folder, if it has one; called before anything in the folder changes.
 
     Args:
         relative_path: the folder, relative to the lake's root.
@@ -131,7 +123,7 @@ def withdraw_manifest(relative_path: str, data_lake: DataLake) -> None:
 
 
 def _json(value: object) -> bytes:
-    # Names that no UTF-8 can hold, which a file system may have, come out as JSON's \udcxx.
+    # Names of a file system that aren't valid UTF-8 are written with JSON's \udcxx.
     return json.dumps(value).encode()
 
 
@@ -143,7 +135,7 @@ def _md5(lake: DataLake, file: FileInfo) -> str:
 
 
 def _same(lake: DataLake, file: FileInfo, document: IO[bytes]) -> bool:
-    """Whether a file in the lake holds just what the document does."""
+    """Whether a file in the lake has the same content as the document."""
     if file.size != document.tell():
         return False
     document.seek(0)

@@ -1,7 +1,6 @@
 """Observations: one row per region group of each current result, in Darwin Core terms.
 
-What belongs here: the columns, as data, and pure PySpark that makes them of the current raw tables. What doesn't: which
-raw rows are current (`raw.dsi.current`), and writing (`publication`).
+The columns are data; pure PySpark makes them from the current rows of the raw tables (`ingest.snapshot`).
 
 Terms: https://dwc.tdwg.org/terms/. Where a choice was open, Camtrap DP's own transformation to Darwin Core was followed
 (https://inbo.github.io/camtrapdp/reference/write_dwc.html): the event is the group of media that were analysed
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from biocloud_assets.raw.dsi import contract
-from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, Field, ListOf, Scalar, Struct
+from biocloud_assets.schema import DELIVERY_COLUMN, RESCUED_COLUMN, Field, ListOf, Scalar, Struct, arrow_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +34,7 @@ class Term:
         type: as in the contract of the raw layer.
         description: what it holds here.
         sources: the raw columns that it is made of, `table.column`.
-        iri: the term in its vocabulary; None for what is Biocloud's own, as there is no term for it.
+        iri: the term in its vocabulary; None for a column of Biocloud for which there is no term.
     """
 
     name: str
@@ -76,7 +74,7 @@ TERMS: tuple[Term, ...] = (
         f"{_GROUP}.region_group_id",
         f"{_GROUP}.region_group_index",
     ),
-    _dwc("basisOfRecord", "string", "`MachineObservation`: the record is made by a sensor, whoever identified it"),
+    _dwc("basisOfRecord", "string", "`MachineObservation`: recorded by a sensor, independent of who identified it"),
     _dwc("occurrenceStatus", "string", "`present` where a taxon was predicted, else null", f"{_TAXON}.scientific_name"),
     _dwc("organismID", "string", "The individual that the regions show", f"{_GROUP}.individual_id"),
     _dwc("datasetID", "string", "The project of the deployment", "sensor_deployment.project"),
@@ -172,7 +170,7 @@ def arrow_schema() -> pa.Schema:
     """The schema of the files."""
     import pyarrow as pa
 
-    return pa.schema([(term.name, contract.arrow_type(term.type)) for term in TERMS])
+    return pa.schema([(term.name, arrow_type(term.type)) for term in TERMS])
 
 
 def observations(current: Mapping[str, DataFrame]) -> DataFrame:
@@ -188,7 +186,7 @@ def observations(current: Mapping[str, DataFrame]) -> DataFrame:
     algorithms = _named(current["algorithm"], "algorithm")
     deployments = _named(current["sensor_deployment"], "deployment")
     sensors = _named(current["sensor"], "sensor")
-    groups = current[_GROUP].drop(DELIVERY_COLUMN, contract.RESCUED_COLUMN)
+    groups = current[_GROUP].drop(DELIVERY_COLUMN, RESCUED_COLUMN)
     joined = (
         groups.join(results, "result_id")
         .join(_media(current), ["result_id", "region_group_index"], "left")

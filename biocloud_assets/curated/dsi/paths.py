@@ -1,9 +1,7 @@
-"""Run dates, and where a day's files lie below the curated root.
+"""Run dates, and the paths of a day's files below the curated root.
 
-What belongs here: names and paths. What doesn't: what the files hold.
-
-    dsi/<yyyy-mm-dd>/observation/part-00000.parquet, part-00001.parquet, …
-    dsi/<yyyy-mm-dd>/manifest.json
+dsi/<yyyy-mm-dd>/observation/part-00000.parquet, part-00001.parquet, …
+dsi/<yyyy-mm-dd>/manifest.json
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ ROOT = "dsi"
 """The folder for DSI below the curated root."""
 
 MANIFEST = "manifest.json"
-"""The name of the manifest, directly in the folder that it tells of."""
+"""The name of the manifest, directly in the folder that it describes."""
 
 _SHAPE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 

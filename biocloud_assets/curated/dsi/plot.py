@@ -1,7 +1,4 @@
-"""A picture of a publication, to look at.
-
-What belongs here: drawing. What doesn't: counting (`publication`).
-"""
+"""The plot of a publication: detections by day and taxon."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ def detections_by_day(detections: Mapping[str, Mapping[str, int]], title: str) -
 
     Args:
         detections: for each taxon and each day, `yyyy-mm-dd`, the number of observations, as `Publication` has them.
-        title: what stands above.
+        title: the title of the plot.
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a screen

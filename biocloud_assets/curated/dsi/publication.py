@@ -1,11 +1,10 @@
-"""Writing a day's observations as Parquet files, whole or not at all.
+"""Write a day's observations as Parquet files.
 
-What belongs here: rows into files, and when the manifest has to go. What doesn't: what the rows hold (`observation`).
-
-The same rows give the same files, byte for byte: they come in order, so many to a file, and are written by one writer.
-A file that is there already with that content is left alone, so a repetition changes nothing, and after a kill it
-changes what is missing. The manifest is taken away before the first change; `manifest` writes it again. Until then a
-reader finds none, which says that the folder is being written.
+The same rows give the same files, byte for byte: they are in order, a fixed number to a file, and written by one
+writer.
+A file with that content is left alone, so a repetition changes nothing, and after a kill only missing files are
+written. The manifest is deleted before the first change, and `manifest` writes it again; until then a reader finds no
+manifest, which means that the folder is being written.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.curated.dsi import paths
-from biocloud_assets.curated.dsi.manifest import withdraw_manifest
+from biocloud_assets.curated.dsi.manifest import delete_manifest
 from biocloud_assets.curated.dsi.observation import arrow_schema
 from biocloud_assets.lake import DataLake, FileInfo
 
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_FILE = 100_000
-"""Also what is kept in memory at a time."""
+"""Also the number of rows that are kept in memory."""
 
 _NAMES = 12
-"""How many taxa are told apart in the detections by day."""
+"""How many taxa the detections by day distinguish."""
 
 OTHER_TAXA = "other taxa"
 NO_TAXON = "no taxon"
@@ -38,7 +37,7 @@ NO_TAXON = "no taxon"
 
 @dataclass(frozen=True)
 class Publication:
-    """What a day's folder holds after it was published, or in a dry run would hold.
+    """The content of a day's folder after it was published; in a dry run, what it would be.
 
     Attributes:
         run_date: the day.
@@ -48,10 +47,10 @@ class Publication:
         species: the number of different scientific names.
         files: the number of files.
         size: their size together, bytes.
-        changed: how many files were written or deleted; 0 if all was there already.
+        changed: how many files were written or deleted; 0 if none had to be.
         detections: for each taxon and each day of an `eventDate`'s start, `yyyy-mm-dd`, the number of observations; the
-            taxa that are seen most often, and the others together.
-        deliveries: the deliveries that it is made of.
+            taxa that are seen most often, and all others together.
+        deliveries: the deliveries that it is made from.
         log_version: the version of the delivery log that it is made from.
         dry_run: whether nothing was written.
     """
@@ -78,14 +77,14 @@ def publish_rows(
     rows_per_file: int = ROWS_PER_FILE,
     dry_run: bool = False,
 ) -> Publication:
-    """Make the files of a day's observations those of some rows.
+    """Write the files of a day's observations, and delete files that no longer belong to them.
 
     Args:
         curated: the lake of the curated layer.
         run_date: the day.
-        rows: the observations, in order of `occurrenceID`, with the columns of `observation.TERMS`; taken one by one.
-        rows_per_file: how many go into a file.
-        dry_run: compare with what is there, and change nothing.
+        rows: the observations, in order of `occurrenceID`, with the columns of `observation.TERMS`, read one by one.
+        rows_per_file: the number of rows in a file.
+        dry_run: compare with the existing files, and change nothing.
 
     Raises:
         LakeError: a file can't be read, written or deleted. The folder has no manifest then, unless nothing changed.
@@ -98,7 +97,7 @@ def publish_rows(
     def about_to_change() -> None:
         nonlocal changed
         if changed == 0 and not dry_run:
-            withdraw_manifest(paths.day(run_date), curated)
+            delete_manifest(paths.day(run_date), curated)
         changed += 1
 
     for number, table in enumerate(_tables(rows, rows_per_file)):
@@ -128,7 +127,7 @@ def publish_rows(
 
 
 def _tables(rows: Iterable[Mapping[str, Any]], rows_per_file: int) -> Iterator[pa.Table]:
-    """Tables of so many rows; one without rows if there are none, for it tells the columns."""
+    """Tables with a given number of rows; one empty table if there are no rows, because it has the columns."""
     import pyarrow as pa
 
     rest, schema = iter(rows), arrow_schema()
@@ -152,10 +151,10 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _holds(lake: DataLake, file: FileInfo | None, data: bytes) -> bool:
-    """Whether a file is there and holds just these bytes."""
+    """Whether a file exists with exactly these bytes."""
     if file is None or file.size != len(data):
         return False
-    # An entity tag that isn't the MD5 says nothing: it depends on how S3 encrypts.
+    # An entity tag that isn't the MD5 proves no difference: with some encryption, S3 has other tags.
     return file.etag == hashlib.md5(data, usedforsecurity=False).hexdigest() or lake.read(file.path) == data
 
 
@@ -172,7 +171,7 @@ def _most_seen(seen: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     shown = dict.fromkeys(by_frequency[:_NAMES])
     detections: dict[str, dict[str, int]] = {name: {} for name in shown}
     for (name, day), count in sorted(seen.items()):
-        if day:  # without one it has no place in time
+        if day:  # an observation without a date isn't counted
             days = detections.setdefault(name if name in shown else OTHER_TAXA, {})
             days[day] = days.get(day, 0) + count
     return {name: dict(sorted(days.items())) for name, days in detections.items()}

@@ -1,78 +1,69 @@
-"""Publishing anew when deliveries have come.
+"""Publish again when deliveries were ingested.
 
-What belongs here: when to ask for a run. What doesn't: what a run does.
-
-The last publication tells from which version of the delivery log it was made. Nothing else is remembered, so a run that
-was lost or failed is asked for again, a few times.
+The last publication records the version of the delivery log that it was made from. Nothing else is remembered, so that
+a failed run is requested again, a few times.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from biocloud_assets.curated.dsi.assets import OBSERVATION
 from biocloud_assets.curated.dsi.jobs import dsi_curated
-from biocloud_assets.curated.dsi.reports import LOG_VERSION
+from biocloud_assets.curated.dsi.results import LOG_VERSION
+from biocloud_assets.ingest import delivery_log
+from biocloud_assets.launch.attempts import Attempts
 from biocloud_assets.launch.script import NOT_IN_AIRFLOW
-from biocloud_assets.raw.dsi import log
-from biocloud_assets.raw.dsi.contract import LOG
+from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.settings import Settings
-from biocloud_assets.spark import delta
+from biocloud_assets.spark import delta_log
 
 VERSION_TAG = "biocloud/delivery-log-version"
-"""The run tag with the version of the delivery log that the run was asked for."""
-
-_TRIES = 3
-_LOST_AFTER = timedelta(hours=6)
-"""A run whose process was killed stays "started" for ever; one without news for so long is taken for lost."""
+"""A run tag: the version of the delivery log for which the run was requested."""
 
 
 def build_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor, for an environment: on where Dagster is in charge."""
+    """The sensor of an environment: running by default if Dagster is the scheduler."""
 
     @dg.sensor(
         name="dsi_curated_on_delivery",
         job=dsi_curated,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING
-        if settings.leader == "dagster"
+        if settings.scheduler == "dagster"
         else dg.DefaultSensorStatus.STOPPED,
         metadata={
-            NOT_IN_AIRFLOW: "Airflow publishes by the schedule of the DAG `dsi_curated`, a day later at most; "
-            "a person starts it by hand for what can't wait"
+            NOT_IN_AIRFLOW: "Airflow publishes by the schedule of the DAG `dsi_curated`, within a day; "
+            "a person triggers it for a publication that can't wait."
         },
-        description="Publishes the day anew when the delivery log has changed since the last publication.",
+        description="Publishes the day again when the delivery log has changed since the last publication.",
     )
     def dsi_curated_on_delivery(
         context: dg.SensorEvaluationContext, lakehouse: LakehouseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        if not log.ingested(lakehouse.lake()):
+        if not delivery_log.ingested(lakehouse.lake(), CONTRACT):
             return dg.SkipReason("nothing is ingested yet")
-        version = delta.version(lakehouse.lake(), LOG.path)
-        if version == _published(context.instance):
-            return dg.SkipReason("the last publication is of all that is ingested")
+        version = delta_log.version(lakehouse.lake(), CONTRACT.address(CONTRACT.log))
+        if version == _published_version(context.instance):
+            return dg.SkipReason("the last publication is of everything that is ingested")
         if context.cursor != str(version):
-            # Deliveries often come several at a time, and are ingested one after the other.
+            # Several deliveries often arrive together, and are ingested one after the other.
             return dg.SensorResult(
-                skip_reason=dg.SkipReason("the delivery log has changed; published if the next look sees no more"),
+                skip_reason=dg.SkipReason("the delivery log has changed; published if the next tick sees no change"),
                 cursor=str(version),
             )
-        runs = context.instance.get_run_records(
-            dg.RunsFilter(job_name=dsi_curated.name, tags={VERSION_TAG: str(version)})
+        attempts = Attempts(
+            context.instance.get_run_records(dg.RunsFilter(job_name=dsi_curated.name, tags={VERSION_TAG: str(version)}))
         )
-        since_news = datetime.now(UTC) - max(
-            (run.update_timestamp.replace(tzinfo=UTC) for run in runs), default=datetime.now(UTC)
-        )
-        if any(not run.dagster_run.is_finished for run in runs) and since_news < _LOST_AFTER:
-            return dg.SkipReason("a run is under way")
-        if len(runs) >= _TRIES:
-            return dg.SkipReason(f"{len(runs)} runs failed; run it by hand when the cause is gone")
+        reason = attempts.reason_to_wait(datetime.now(UTC))
+        if reason is not None:
+            return dg.SkipReason(reason)
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
-                    # The same key from two ticks on the same state is one run; another try has another key.
-                    run_key=f"{version}/{len(runs)}",
+                    # Two ticks on the same state give the same key, so one run; another attempt has another key.
+                    run_key=f"{version}/{attempts.count}",
                     partition_key=datetime.now(UTC).date().isoformat(),
                     tags={VERSION_TAG: str(version)},
                 )
@@ -83,7 +74,7 @@ def build_sensor(settings: Settings) -> dg.SensorDefinition:
     return dsi_curated_on_delivery
 
 
-def _published(instance: dg.DagsterInstance) -> int | None:
+def _published_version(instance: dg.DagsterInstance) -> int | None:
     """The version of the delivery log that the latest day was last published from; None if it isn't known."""
     days = instance.get_materialized_partitions(OBSERVATION)
     if not days:

@@ -1,4 +1,4 @@
-"""What the cleanup keeps and removes, of a folder and of S3 alike."""
+"""The cleanup deletes the folders of old days and nothing else, in a folder and in S3."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def paths(lake: DataLake) -> list[str]:
     return [file.path for file in lake.walk()]
 
 
-def test_older_folders_go_and_the_cutoff_stays(lake: DataLake) -> None:
+def test_older_folders_are_deleted_and_the_cutoff_is_kept(lake: DataLake) -> None:
     for day in ("2025-12-31", "2026-01-01", "2026-01-02", "2026-01-31", "2026-02-01", "1999-01-01"):
         publish(lake, day)
-    told = cleanup_curated_folders("dsi", lake, DAY, 30)
-    assert told.cutoff == date(2026, 1, 1)
-    assert [(removal.date.isoformat(), removal.files, removal.size) for removal in told.removals] == [
+    cleanup = cleanup_curated_folders("dsi", lake, DAY, 30)
+    assert cleanup.cutoff == date(2026, 1, 1)
+    assert [(removal.date.isoformat(), removal.files, removal.size) for removal in cleanup.removals] == [
         ("1999-01-01", 2, 8),
         ("2025-12-31", 2, 8),
     ]
-    assert [day.isoformat() for day in told.kept] == ["2026-01-01", "2026-01-02", "2026-01-31", "2026-02-01"]
+    assert [day.isoformat() for day in cleanup.kept] == ["2026-01-01", "2026-01-02", "2026-01-31", "2026-02-01"]
     assert lake.list("dsi").folders == ("2026-01-01", "2026-01-02", "2026-01-31", "2026-02-01")
     before = list(lake.walk())
     assert cleanup_curated_folders("dsi", lake, DAY, 30).removals == ()
@@ -68,16 +68,16 @@ UNTOUCHED = (
 )
 
 
-def test_whatever_is_no_date_directly_below_the_root_is_never_touched(lake: DataLake) -> None:
+def test_only_dates_directly_below_the_root_are_deleted(lake: DataLake) -> None:
     for path in UNTOUCHED:
         lake.write(path, b"data")
     publish(lake, "2020-01-01")
-    told = cleanup_curated_folders("dsi", lake, DAY, 0)
-    assert [removal.path for removal in told.removals] == ["dsi/2020-01-01"]
+    cleanup = cleanup_curated_folders("dsi", lake, DAY, 0)
+    assert [removal.path for removal in cleanup.removals] == ["dsi/2020-01-01"]
     assert paths(lake) == sorted(UNTOUCHED)
 
 
-def test_curated2_beside_curated_is_never_touched(lake: DataLake) -> None:
+def test_a_root_whose_name_begins_alike_is_never_touched(lake: DataLake) -> None:
     publish(lake, "2020-01-01", root="curated/dsi")
     publish(lake, "2020-01-01", root="curated2/dsi")
     publish(lake, "2020-01-01", root="curated/dsi2")
@@ -86,7 +86,7 @@ def test_curated2_beside_curated_is_never_touched(lake: DataLake) -> None:
     assert lake.list("curated2/dsi").folders == lake.list("curated/dsi2").folders == ("2020-01-01",)
 
 
-def test_a_folder_goes_with_all_that_it_holds(lake: DataLake) -> None:
+def test_a_folder_is_deleted_with_everything_in_it(lake: DataLake) -> None:
     publish(lake, "2020-01-01")
     lake.write("dsi/2020-01-01/deep/2026-01-31/er/file", b"x")
     lake.write("dsi/2020-01-01/.hidden", b"x")
@@ -96,7 +96,7 @@ def test_a_folder_goes_with_all_that_it_holds(lake: DataLake) -> None:
     assert lake.list("dsi").folders == ()
 
 
-def test_a_dry_run_tells_what_would_go_and_deletes_nothing(lake: DataLake) -> None:
+def test_a_dry_run_returns_what_would_be_deleted_and_deletes_nothing(lake: DataLake) -> None:
     for day in ("2020-01-01", "2020-01-02", "2026-01-31"):
         publish(lake, day)
     before = list(lake.walk())
@@ -113,7 +113,7 @@ def test_nothing_to_clean_is_no_error(lake: DataLake) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "/", "//", " ", "..", "dsi/..", "../dsi", "/dsi", "dsi/", "."])
-def test_a_root_that_is_none_or_leaves_the_lake_is_refused(lake: DataLake, root: str) -> None:
+def test_a_root_that_is_empty_or_leaves_the_lake_is_refused(lake: DataLake, root: str) -> None:
     publish(lake, "2020-01-01")
     publish(lake, "2020-01-01", root="dsi/dsi")
     lake.write("2020-01-01/file", b"")
@@ -132,14 +132,14 @@ def test_a_negative_or_absurd_number_of_days_is_refused(lake: DataLake, days: An
 
 
 @pytest.mark.parametrize("given_", ["2026-02-30", "20260131", "", None, 20260131, datetime.now(UTC)])
-def test_a_run_date_that_is_none_is_refused(lake: DataLake, given_: Any) -> None:
+def test_a_run_date_that_is_no_date_is_refused_by_the_cleanup(lake: DataLake, given_: Any) -> None:
     publish(lake, "2020-01-01")
     with pytest.raises(RunDateError):
         cleanup_curated_folders("dsi", lake, given_, 0)
     assert lake.list("dsi").folders == ("2020-01-01",)
 
 
-def test_before_the_first_of_all_days_nothing_is_older(lake: DataLake) -> None:
+def test_a_cutoff_before_the_first_day_keeps_everything(lake: DataLake) -> None:
     publish(lake, "0001-01-01")
     assert cleanup_curated_folders("dsi", lake, date(1, 1, 5), 30).kept == (date.min,)
 
@@ -176,7 +176,7 @@ def test_it_keeps_and_removes_exactly_what_the_rule_says(
     for name in files - folders:
         lake.write(f"dsi/{name}", b"x")
 
-    def goes(name: str) -> bool:
+    def is_deleted(name: str) -> bool:
         try:
             day = datetime.strptime(f"{name}+0000", "%Y-%m-%d%z").date()
         except ValueError:
@@ -184,15 +184,16 @@ def test_it_keeps_and_removes_exactly_what_the_rule_says(
         return name == day.isoformat() and (run_date - day) > timedelta(days=days)
 
     expected = sorted(
-        [f"dsi/{name}/observation/file" for name in folders if not goes(name)] + [f"dsi/{n}" for n in files - folders]
+        [f"dsi/{name}/observation/file" for name in folders if not is_deleted(name)]
+        + [f"dsi/{n}" for n in files - folders]
     )
-    told = cleanup_curated_folders("dsi", lake, run_date, days)
+    cleanup = cleanup_curated_folders("dsi", lake, run_date, days)
     assert paths(lake) == expected
-    assert {removal.date.isoformat() for removal in told.removals} == {name for name in folders if goes(name)}
+    assert {removal.date.isoformat() for removal in cleanup.removals} == {name for name in folders if is_deleted(name)}
     assert cleanup_curated_folders("dsi", lake, run_date, days).removals == ()
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def deny(s3: DataLake, *patterns: str) -> None:
@@ -213,7 +214,7 @@ def allow(s3: DataLake) -> None:
     s3._s3.delete_bucket_policy(Bucket=s3.root.removeprefix("s3://").partition("/")[0])  # type: ignore[attr-defined]
 
 
-def test_a_file_that_can_not_be_deleted_is_named_and_keeps_nothing_else(s3: DataLake) -> None:
+def test_a_file_that_can_not_be_deleted_is_named_and_everything_else_is_deleted(s3: DataLake) -> None:
     for day in ("2020-01-01", "2020-01-02", "2020-01-03"):
         publish(s3, day, files=3)
     deny(s3, "dsi/2020-01-02/observation/part-00001.parquet")
@@ -237,15 +238,15 @@ def test_a_folder_whose_manifest_can_not_be_deleted_stays_whole(s3: DataLake) ->
     assert paths(s3) == whole
 
 
-def test_many_faults_are_all_reported_and_some_are_shown(s3: DataLake) -> None:
+def test_all_failures_are_reported_and_twenty_are_shown(s3: DataLake) -> None:
     publish(s3, "2020-01-01", files=30)
     deny(s3, "dsi/2020-01-01/observation/*")
     with pytest.raises(CleanupError, match="and 10 more") as raised:
         cleanup_curated_folders("dsi", s3, DAY, 0)
-    assert len(raised.value.cleanup.faults) == 30
+    assert len(raised.value.cleanup.failures) == 30
 
 
-def test_keys_that_make_no_path_go_too(s3: DataLake) -> None:
+def test_keys_that_make_no_path_are_deleted_too(s3: DataLake) -> None:
     bucket, _, prefix = s3.root.removeprefix("s3://").partition("/")
     for key in ("2020-01-01/", "2020-01-01/a//b", "2020-01-01/../2026-01-31/x", "2020-01-01/a\\b"):
         s3._s3.put_object(Bucket=bucket, Key=f"{prefix}/dsi/{key}", Body=b"")  # type: ignore[attr-defined]
@@ -271,8 +272,8 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert sorted(path.name for path in elsewhere.rglob("*")) == ["deep", "file", "manifest.json"]
 
 
-def test_what_a_file_system_refuses_is_named(tmp_path: Path) -> None:
-    """A folder where the manifest should be can't be unlinked, whoever asks; so nothing else of that day goes."""
+def test_a_file_that_the_file_system_refuses_to_delete_is_named(tmp_path: Path) -> None:
+    """A folder where the manifest should be can't be unlinked by anyone, so nothing else of that day is deleted."""
     lake = DataLake.at(str(tmp_path))
     lake.write("dsi/2020-01-01/manifest.json/file", b"x")
     lake.write("dsi/2020-01-01/observation/file", b"x")
@@ -285,7 +286,7 @@ def test_what_a_file_system_refuses_is_named(tmp_path: Path) -> None:
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_manifest_goes_first_and_the_rest_in_batches_of_a_thousand(
+def test_the_manifest_is_deleted_first_and_the_rest_in_batches_of_a_thousand(
     s3: DataLake, requests: list[str], put: Callable[[str], None]
 ) -> None:
     for number in range(2500):

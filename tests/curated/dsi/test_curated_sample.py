@@ -1,30 +1,33 @@
-"""The bundled sample, published: compared with its source, in a folder and in S3, by Dagster and by the command."""
+"""The bundled sample, published: compared with its source, in a folder and in S3, by Dagster and the command line."""
 
 from __future__ import annotations
 
 import base64
 import csv
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from places import assert_manifests_match, contents, ingest_all, place_in, published
 
-from biocloud_assets import cli
-from biocloud_assets.curated.dsi import steps
-from biocloud_assets.curated.dsi.assets import DAYS, MANIFEST, OBSERVATION
-from biocloud_assets.curated.dsi.reports import LOG_VERSION
+from biocloud_assets.cli import commands
+from biocloud_assets.curated.dsi import step
+from biocloud_assets.curated.dsi.assets import MANIFEST, OBSERVATION, RETENTION
+from biocloud_assets.curated.dsi.results import LOG_VERSION
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.errors import LakeError, RunDateError, TableError
+from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.snapshot import take_snapshot
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import contract, ingest
-from biocloud_assets.raw.dsi.current import current, snapshot
+from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.sample import land_bundled
 from biocloud_assets.settings import Settings
+from tests.curated.dsi.curated_lake import assert_manifests_match, contents, published
+from tests.ingest.lakehouse import context_at, ingest
 
 # --- the Camtrap DP example -------------------------------------------------------------------------------------------
 
@@ -35,11 +38,11 @@ def lines(name: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[ingest.Place, Path]:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[IngestContext, Path]:
     root = tmp_path_factory.mktemp("sample")
-    place = place_in(root)
-    ingest_all(place, *land_bundled(place.landing))
-    return place, root
+    context = context_at(root)
+    ingest(context, *land_bundled(context.landing))
+    return context, root
 
 
 def utc(text: str) -> str:
@@ -50,7 +53,7 @@ def number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def test_every_observation_of_a_medium_agrees_with_the_source(sample: tuple[ingest.Place, Path]) -> None:
+def test_every_observation_of_a_medium_agrees_with_the_source(sample: tuple[IngestContext, Path]) -> None:
     """One by one: species, date, position, medium, probability, who identified it, event and deployment."""
     rows = published(*sample, "2023-02-07")
     deployments = {line["deploymentID"]: line for line in lines("deployments.csv")}
@@ -89,7 +92,7 @@ def test_every_observation_of_a_medium_agrees_with_the_source(sample: tuple[inge
     assert by_group == sorted(expected, key=lambda row: row["regionGroupID"])
 
 
-def test_what_can_not_agree_is_what_the_docs_say(sample: tuple[ingest.Place, Path]) -> None:
+def test_only_the_documented_fields_differ_from_the_source(sample: tuple[IngestContext, Path]) -> None:
     """Observations of whole events have no region group; the time of a result is that of its last classification."""
     rows = published(*sample, "2023-02-07")
     source = lines("observations.csv")
@@ -106,30 +109,34 @@ def test_what_can_not_agree_is_what_the_docs_say(sample: tuple[ingest.Place, Pat
         assert row["dateIdentified"] == max(same_result, default=None)
 
 
-def test_a_day_knows_what_was_delivered_until_its_end(sample: tuple[ingest.Place, Path]) -> None:
-    place, root = sample
-    assert len(published(place, root, "2020-12-31")) == 0, "people's results for whole events only"
-    assert len(published(place, root, "2021-10-10")) == 0
-    assert len(published(place, root, "2021-10-11")) == 20
-    assert len(published(place, root, "2023-02-06")) == 20
+def test_a_day_has_the_deliveries_until_its_end(sample: tuple[IngestContext, Path]) -> None:
+    context, root = sample
+    assert len(published(context, root, "2020-12-31")) == 0, "people's results for whole events only"
+    assert len(published(context, root, "2021-10-10")) == 0
+    assert len(published(context, root, "2021-10-11")) == 20
+    assert len(published(context, root, "2023-02-06")) == 20
     with pytest.raises(TableError, match="expected an ingested delivery of 2020-07-09 or earlier, found none"):
-        published(place, root, "2020-07-09")
+        published(context, root, "2020-07-09")
     with pytest.raises(RunDateError):
-        published(place, root, "2020-07-32")
-    assert snapshot(place.lake, date(2021, 10, 11)).deliveries == place.landing.list("dsi").folders[:3]
+        published(context, root, "2020-07-32")
+    assert (
+        take_snapshot(context.lake, CONTRACT, date(2021, 10, 11)).deliveries == context.landing.list("dsi").folders[:3]
+    )
 
 
 # --- in a folder and in S3 --------------------------------------------------------------------------------------------
 
 
-def test_two_days_are_published_once_and_the_older_one_goes(sample: tuple[ingest.Place, Path], lake: DataLake) -> None:
+def test_two_days_are_published_once_and_the_older_one_is_deleted(
+    sample: tuple[IngestContext, Path], lake: DataLake
+) -> None:
     """`lake` is the curated layer, in a folder and in S3."""
-    place, _ = sample
+    context, _ = sample
 
     def deliver(day: str, days: int) -> tuple[int, bool, list[str]]:
-        published = steps.publish(place.spark, place.lake, lake, day)
-        written = steps.manifest(lake, day).written
-        cleaned = steps.cleanup(lake, day, days)
+        published = step.publish(context.spark, context.lake, lake, day)
+        written = step.manifest(lake, day).written
+        cleaned = step.cleanup(lake, day, days)
         return published.changed, written, [str(removal.date) for removal in cleaned.removals]
 
     assert deliver("2021-12-01", 30) == (1, True, [])
@@ -145,25 +152,25 @@ def test_two_days_are_published_once_and_the_older_one_goes(sample: tuple[ingest
     assert contents(lake) == {path: data for path, data in before.items() if "2023-02-07" in path}
 
 
-def test_a_dry_run_of_each_step_changes_nothing(sample: tuple[ingest.Place, Path], lake: DataLake) -> None:
-    place, _ = sample
-    told = steps.publish(place.spark, place.lake, lake, "2023-02-07", dry_run=True)
-    assert (told.rows, told.changed, told.dry_run) == (513, 1, True)
+def test_a_dry_run_of_each_step_changes_nothing(sample: tuple[IngestContext, Path], lake: DataLake) -> None:
+    context, _ = sample
+    publication = step.publish(context.spark, context.lake, lake, "2023-02-07", dry_run=True)
+    assert (publication.rows, publication.changed, publication.dry_run) == (513, 1, True)
     assert contents(lake) == {}
-    assert steps.manifest(lake, "2023-02-07", dry_run=True).files == 0
+    assert step.manifest(lake, "2023-02-07", dry_run=True).files == 0
     with pytest.raises(LakeError, match="expected a day that was published, found no observations"):
-        steps.manifest(lake, "2023-02-07")
+        step.manifest(lake, "2023-02-07")
     assert contents(lake) == {}
 
 
-def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[ingest.Place, Path]) -> None:
-    place = sample[0]
-    there = ingest.Place(place.spark, place.landing, DataLake.at(f"{s3_root}/lake", endpoint=s3_server))
-    newest = place.landing.list("dsi").folders[-1]
-    ingest_all(there, newest)
+def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[IngestContext, Path]) -> None:
+    context = sample[0]
+    there = replace(context, lake=DataLake.at(f"{s3_root}/lake", endpoint=s3_server))
+    newest = context.landing.list("dsi").folders[-1]
+    ingest(there, newest)
     curated = DataLake.at(f"{s3_root}/curated", endpoint=s3_server)
-    told = steps.publish(there.spark, there.lake, curated, "2023-02-07")
-    assert (told.rows, told.deliveries) == (493, (newest,))
+    publication = step.publish(there.spark, there.lake, curated, "2023-02-07")
+    assert (publication.rows, publication.deliveries) == (493, (newest,))
 
 
 # --- Dagster ----------------------------------------------------------------------------------------------------------
@@ -171,7 +178,7 @@ def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[ingest.Pl
 
 @pytest.fixture
 def definitions(
-    sample: tuple[ingest.Place, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: tuple[IngestContext, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dg.Definitions, DataLake]:
     for name, root in (("LANDING", "in"), ("LAKE", "out")):
         monkeypatch.setenv(f"BIOCLOUD_{name}_ROOT", str(sample[1] / root))
@@ -212,7 +219,7 @@ def test_the_job_publishes_then_writes_the_manifest_then_cleans_up(
             ("curated/dsi/observation", "2023-02-07"),
             ("curated/dsi/manifest", "2023-02-07"),
             ("curated/dsi/observation", "2022-12-31"),
-            ("curated/dsi/days", "2023-02-07"),
+            ("curated/dsi/retention", "2023-02-07"),
         ]
         assert lake.list("dsi").folders == ("2022-12-31",)
 
@@ -223,7 +230,7 @@ def test_the_job_publishes_then_writes_the_manifest_then_cleans_up(
             f"curated__dsi.{name}" for name in ("publish_observations", "write_manifest", "cleanup_curated_folders")
         ]
         assert events(result, "ASSET_MATERIALIZATION") == [
-            (key.to_user_string(), "2023-02-07") for key in (OBSERVATION, MANIFEST, DAYS)
+            (key.to_user_string(), "2023-02-07") for key in (OBSERVATION, MANIFEST, RETENTION)
         ]
         assert events(result, "ASSET_OBSERVATION") == [("curated/dsi/observation", "2022-12-31")]
         assert assert_manifests_match(lake) == ["2023-02-07"]
@@ -248,11 +255,11 @@ def test_a_cleanup_that_fails_leaves_the_publication_as_it_is(definitions: tuple
             ("curated/dsi/observation", "2023-02-07"),
             ("curated/dsi/manifest", "2023-02-07"),
         ]
-        assert ("curated/dsi/days", "2023-02-07") in events(result, "ASSET_OBSERVATION")
+        assert ("curated/dsi/retention", "2023-02-07") in events(result, "ASSET_OBSERVATION")
         assert "dsi/2023-02-07/manifest.json" in contents(lake)
 
 
-def test_a_number_of_days_that_is_absurd_fails_without_deleting(definitions: tuple[dg.Definitions, DataLake]) -> None:
+def test_a_number_of_days_out_of_range_fails_without_deleting(definitions: tuple[dg.Definitions, DataLake]) -> None:
     defs, lake = definitions
     with dg.DagsterInstance.ephemeral() as instance:
         lake.write("dsi/2020-01-01/file", b"")
@@ -260,27 +267,27 @@ def test_a_number_of_days_that_is_absurd_fails_without_deleting(definitions: tup
         assert "2020-01-01" in lake.list("dsi").folders
 
 
-def test_the_schedule_asks_for_today_if_anything_is_ingested(
+def test_the_schedule_requests_today_if_anything_is_ingested(
     definitions: tuple[dg.Definitions, DataLake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = definitions[0].get_repository_def()
     schedule = repository.get_schedule_def("dsi_curated_daily")
 
-    def asked() -> list[str | None]:
+    def requested() -> list[str | None]:
         context = dg.build_schedule_context(
             scheduled_execution_time=datetime(2026, 1, 31, 6, 30, tzinfo=UTC),
             repository_def=repository,
-            resources={"lakehouse": LakehouseResource.of(Settings.load())},
+            resources={"lakehouse": LakehouseResource.from_settings(Settings.load())},
         )
         return [request.partition_key for request in schedule.evaluate_tick(context).run_requests or ()]
 
-    assert asked() == ["2026-01-31"]
+    assert requested() == ["2026-01-31"]
     monkeypatch.setenv("BIOCLOUD_LAKE_ROOT", str(tmp_path / "empty"))
-    assert asked() == []
+    assert requested() == []
 
 
-def test_the_sensor_asks_when_the_log_has_changed_since_the_last_publication(
-    definitions: tuple[dg.Definitions, DataLake], sample: tuple[ingest.Place, Path]
+def test_the_sensor_requests_a_run_if_the_log_has_changed_since_the_last_publication(
+    definitions: tuple[dg.Definitions, DataLake], sample: tuple[IngestContext, Path]
 ) -> None:
     repository = definitions[0].get_repository_def()
     sensor = repository.get_sensor_def("dsi_curated_on_delivery")
@@ -295,7 +302,7 @@ def test_the_sensor_asks_when_the_log_has_changed_since_the_last_publication(
                 instance=instance,
                 cursor=cursor,
                 repository_def=repository,
-                resources={"lakehouse": LakehouseResource.of(Settings.load())},
+                resources={"lakehouse": LakehouseResource.from_settings(Settings.load())},
             )
             found = sensor.evaluate_tick(context)
             cursor = found.cursor or cursor
@@ -306,28 +313,28 @@ def test_the_sensor_asks_when_the_log_has_changed_since_the_last_publication(
                 dg.AssetMaterialization(OBSERVATION, partition=day, metadata={LOG_VERSION: log_version})
             )
 
-        version = snapshot(sample[0].lake, date.today()).log_version  # noqa: DTZ011
+        version = take_snapshot(sample[0].lake, CONTRACT, date.today()).log_version  # noqa: DTZ011
         assert tick() == [], "it may still be changing"
         assert tick() == [today]
-        assert tick() == [today], "asked again until it is published; the run key keeps it one run"
+        assert tick() == [today], "requested again until it is published, with the same run key"
         report("2026-01-31", version - 1)
         assert tick() == [today], "the last publication was made from an older log"
         report("2026-01-31", version)
         assert tick() == []
         report("2026-01-30", version - 1)
-        assert tick() == [], "an older day says nothing of the latest"
+        assert tick() == [], "the publication of an older day doesn't count"
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
-def test_the_command(
-    sample: tuple[ingest.Place, Path],
+def test_the_command_line(
+    sample: tuple[IngestContext, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In this process, for a new one would start an engine and Dagster for each line below."""
+    """In this process: a new one for each line would start an engine and Dagster each time."""
     for name, value in {
         "BIOCLOUD_HOME": tmp_path,
         "BIOCLOUD_LANDING_ROOT": sample[1] / "in",
@@ -341,7 +348,7 @@ def test_the_command(
     def biocloud(*arguments: str, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["biocloud", "curated", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.run_command()
         printed = "".join(capsys.readouterr())
         assert ended.value.code == code, printed
         return printed
@@ -354,21 +361,16 @@ def test_the_command(
     biocloud("publish", *day)
     assert "written" in biocloud("manifest", *day)
     assert assert_manifests_match(lake) == ["2023-02-07"]
-    assert "would go" in biocloud("cleanup", *day, "--dry-run")
+    assert "would be deleted" in biocloud("cleanup", *day, "--dry-run")
     assert "2020-01-01" in lake.list("dsi").folders
-    assert "gone" in biocloud("cleanup", *day)
+    assert "deleted" in biocloud("cleanup", *day)
     assert lake.list("dsi").folders == ("2023-02-07",)
     assert "expected a whole number of days" in biocloud("cleanup", *day, "--days", "-1", code=2)
-    assert "expected a day that has come" in biocloud("cleanup", "--run-date", "9999-01-01", code=2)
+    assert "expected a day that isn't in the future" in biocloud("cleanup", "--run-date", "9999-01-01", code=2)
     assert "or a real one as yyyy-mm-dd" in biocloud("publish", "--run-date", "2023-02-30", code=2)
 
     with dg.DagsterInstance.get() as instance:
-        for key in (OBSERVATION, MANIFEST, DAYS):
-            assert instance.get_materialized_partitions(key) == {"2023-02-07"}, "the UI shows what the command did"
-
-
-def test_current_is_documented_by_example(sample: tuple[ingest.Place, Path]) -> None:
-    place, _ = sample
-    state = snapshot(place.lake, date(2020, 12, 31))
-    assert current(place.spark, place.lake, state, contract.table("sensor")).count() == 3
-    assert current(place.spark, place.lake, state, contract.table("analysis_group_result_media")).count() == 250
+        for key in (OBSERVATION, MANIFEST, RETENTION):
+            assert instance.get_materialized_partitions(key) == {"2023-02-07"}, (
+                "the UI shows the runs of the command line"
+            )

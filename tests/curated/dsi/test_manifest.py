@@ -1,4 +1,4 @@
-"""What a manifest promises, of a folder and of S3 alike."""
+"""A manifest lists exactly the files below a path, in a folder and in S3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biocloud_assets.curated.dsi.manifest import withdraw_manifest, write_manifest
+from biocloud_assets.curated.dsi.manifest import delete_manifest, write_manifest
 from biocloud_assets.errors import LakeError, RunDateError
 from biocloud_assets.lake import DataLake
 
@@ -40,7 +40,7 @@ def test_it_lists_all_files_below_a_path_and_nothing_else(lake: DataLake) -> Non
         lake.write(path, content)
     for path in outside:
         lake.write(path, b"outside")
-    told = write_manifest("dsi/2026-01-31", lake, DAY)
+    manifest_ = write_manifest("dsi/2026-01-31", lake, DAY)
     manifest = read(lake)
     assert list(manifest) == ["write_date", "files", "details"]
     assert manifest["write_date"] == "2026-01-31"
@@ -49,12 +49,12 @@ def test_it_lists_all_files_below_a_path_and_nothing_else(lake: DataLake) -> Non
         {"path": path, "size": len(inside[path]), "etag": hashlib.md5(inside[path]).hexdigest()}
         for path in sorted(inside)
     ]
-    assert (told.path, told.write_date) == ("dsi/2026-01-31/manifest.json", DAY)
-    assert (told.files, told.size, told.written) == (len(inside), sum(map(len, inside.values())), True)
-    assert told.uri == f"{lake.root}/dsi/2026-01-31/manifest.json"
+    assert (manifest_.path, manifest_.write_date) == ("dsi/2026-01-31/manifest.json", DAY)
+    assert (manifest_.files, manifest_.size, manifest_.written) == (len(inside), sum(map(len, inside.values())), True)
+    assert manifest_.uri == f"{lake.root}/dsi/2026-01-31/manifest.json"
 
 
-def test_a_second_one_changes_nothing_and_one_after_a_change_replaces_it(lake: DataLake) -> None:
+def test_a_second_manifest_changes_nothing_and_one_after_a_change_replaces_it(lake: DataLake) -> None:
     lake.write("dsi/day/file", b"one")
     write_manifest("dsi/day", lake, DAY)
     before = list(lake.walk())
@@ -67,7 +67,7 @@ def test_a_second_one_changes_nothing_and_one_after_a_change_replaces_it(lake: D
     assert read(lake, "dsi/day")["write_date"] == "2026-02-01"
 
 
-def test_of_an_empty_folder_it_lists_nothing(lake: DataLake) -> None:
+def test_the_manifest_of_an_empty_folder_lists_nothing(lake: DataLake) -> None:
     write_manifest("dsi/nowhere", lake, DAY)
     assert read(lake, "dsi/nowhere") == {"write_date": "2026-01-31", "files": [], "details": []}
     write_manifest("", lake, DAY)
@@ -76,16 +76,16 @@ def test_of_an_empty_folder_it_lists_nothing(lake: DataLake) -> None:
 
 def test_a_dry_run_writes_nothing(lake: DataLake) -> None:
     lake.write("dsi/day/file", b"one")
-    told = write_manifest("dsi/day", lake, DAY, dry_run=True)
-    assert (told.files, told.size, told.written) == (1, 3, False)
+    manifest_ = write_manifest("dsi/day", lake, DAY, dry_run=True)
+    assert (manifest_.files, manifest_.size, manifest_.written) == (1, 3, False)
     assert [file.path for file in lake.walk()] == ["dsi/day/file"]
 
 
-def test_it_can_be_taken_away_twice(lake: DataLake) -> None:
+def test_it_can_be_deleted_twice(lake: DataLake) -> None:
     lake.write("dsi/day/file", b"one")
     write_manifest("dsi/day", lake, DAY)
-    withdraw_manifest("dsi/day", lake)
-    withdraw_manifest("dsi/day", lake)
+    delete_manifest("dsi/day", lake)
+    delete_manifest("dsi/day", lake)
     assert [file.path for file in lake.walk()] == ["dsi/day/file"]
 
 
@@ -98,7 +98,7 @@ def test_no_path_leaves_the_root(lake: DataLake, path: str) -> None:
 
 
 @pytest.mark.parametrize("given_", ["2026-02-30", "20260131", "31-01-2026", "", None, 20260131, datetime.now(UTC)])
-def test_a_run_date_that_is_none_is_refused(lake: DataLake, given_: Any) -> None:
+def test_a_run_date_that_is_no_date_is_refused_by_the_manifest(lake: DataLake, given_: Any) -> None:
     lake.write("dsi/day/file", b"")
     with pytest.raises(RunDateError, match="expected a date, or a real one as yyyy-mm-dd"):
         write_manifest("dsi/day", lake, given_)
@@ -116,7 +116,7 @@ PATHS = st.lists(NAME.filter(lambda name: name not in {".", ".."}), min_size=1, 
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-def test_whatever_the_files_it_matches_them_byte_for_byte(
+def test_it_matches_any_files_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes], day: date
 ) -> None:
     lake = DataLake.at(str(tmp_path_factory.mktemp("lake")))
@@ -137,7 +137,7 @@ def test_whatever_the_files_it_matches_them_byte_for_byte(
     }
 
 
-def test_while_a_file_is_being_written_it_is_not_listed(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_not_listed(tmp_path: Path) -> None:
     """A process that is killed while it writes into a folder leaves a file under another name."""
     lake = DataLake.at(str(tmp_path))
     lake.write("dsi/day/file", b"one")
@@ -182,8 +182,8 @@ root, endpoint, path = sys.argv[1:]
 lake = DataLake.at(root, endpoint=endpoint)
 requests = []
 lake._s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
-told = write_manifest(path, lake, "2026-01-31")
-print(told.files, len(requests), Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+manifest_ = write_manifest(path, lake, "2026-01-31")
+print(manifest_.files, len(requests), Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 

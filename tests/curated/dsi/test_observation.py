@@ -1,4 +1,4 @@
-"""What the observations say of what is corrected, delivered again, missing or hard."""
+"""The observations of corrected, repeated and incomplete deliveries, and of edge cases in their values."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import Row, ingest_all, place_in, published
-
-from deliveries import record, write  # isort: skip  # `places` says where it lies
 
 from biocloud_assets.curated.dsi.observation import SOURCES, TERMS
-from biocloud_assets.raw.dsi import contract, ingest
+from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.raw.dsi.contract import CONTRACT
+from tests.curated.dsi.curated_lake import Row, published
+from tests.ingest.deliveries import record, write
+from tests.ingest.lakehouse import context_at, ingest, step
 
 FIRST, SECOND, THIRD = "2026-01-01-06:00:00", "2026-01-02-06:00:00", "2026-01-03-23:59:59"
 
@@ -22,29 +23,29 @@ Deliver = Callable[..., None]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> ingest.Place:
-    return place_in(tmp_path)
+def context(tmp_path: Path) -> IngestContext:
+    return context_at(tmp_path)
 
 
 @pytest.fixture
-def deliver(place: ingest.Place) -> Deliver:
+def deliver(context: IngestContext) -> Deliver:
     def deliver_(name: str, **folders: Any) -> None:
-        empty: dict[str, Any] = {folder.name: [] for folder in contract.FOLDERS}
-        write(Path(place.landing.root), name, **(empty | folders))
-        ingest_all(place, name)
+        empty: dict[str, Any] = {folder.name: [] for folder in CONTRACT.folders}
+        write(Path(context.landing.root), name, **(empty | folders))
+        ingest(context, name)
 
     return deliver_
 
 
 def one_of_each(**results: Any) -> dict[str, Any]:
-    return {folder.name: [record(folder.name)] for folder in contract.FOLDERS} | {
+    return {folder.name: [record(folder.name)] for folder in CONTRACT.folders} | {
         "analysis_group_result": [record("analysis_group_result", **results)]
     }
 
 
-def test_every_column_is_filled_from_where_the_docs_say(place: ingest.Place, deliver: Deliver, tmp_path: Path) -> None:
+def test_every_column_is_filled_from_its_sources(context: IngestContext, deliver: Deliver, tmp_path: Path) -> None:
     deliver(FIRST, **one_of_each())
-    (row,) = published(place, tmp_path, "2026-01-01")
+    (row,) = published(context, tmp_path, "2026-01-01")
     assert row == {
         "occurrenceID": "result-1/g1",
         "basisOfRecord": "MachineObservation",
@@ -84,7 +85,7 @@ def test_every_column_is_filled_from_where_the_docs_say(place: ingest.Place, del
 
 
 def test_a_correction_that_is_delivered_later_wins_from_its_day_on(
-    place: ingest.Place, deliver: Deliver, tmp_path: Path
+    context: IngestContext, deliver: Deliver, tmp_path: Path
 ) -> None:
     deliver(FIRST, **one_of_each())
     long_ago = datetime(2001, 1, 1, tzinfo=UTC)
@@ -98,7 +99,7 @@ def test_a_correction_that_is_delivered_later_wins_from_its_day_on(
     seen = {
         day: [
             (row["decimalLatitude"], row["identifiedBy"], row["samplingProtocol"], row["delivery"])
-            for row in published(place, tmp_path, day)
+            for row in published(context, tmp_path, day)
         ]
         for day in ("2026-01-01", "2026-01-02", "2026-01-03")
     }
@@ -110,17 +111,17 @@ def test_a_correction_that_is_delivered_later_wins_from_its_day_on(
 
 
 def test_a_re_analysis_replaces_the_older_result_as_a_whole(
-    place: ingest.Place, deliver: Deliver, tmp_path: Path
+    context: IngestContext, deliver: Deliver, tmp_path: Path
 ) -> None:
     groups = [{"id": name, "individual_id": None, "regions": [{"media_id": "m1"}]} for name in ("g1", "g2")]
     deliver(FIRST, **one_of_each(region_groups=groups))
     newer = record("analysis_group_result", region_groups=groups[:1], predictions=[])
     deliver(SECOND, analysis_group_result=[newer, record("analysis_group_result", id="result-2")])
-    assert [(row["occurrenceID"], row["delivery"]) for row in published(place, tmp_path, "2026-01-01")] == [
+    assert [(row["occurrenceID"], row["delivery"]) for row in published(context, tmp_path, "2026-01-01")] == [
         ("result-1/g1", FIRST),
         ("result-1/g2", FIRST),
     ]
-    rows = published(place, tmp_path, "2026-01-02")
+    rows = published(context, tmp_path, "2026-01-02")
     assert [(row["occurrenceID"], row["delivery"], row["scientificName"]) for row in rows] == [
         ("result-1/g1", SECOND, None),
         ("result-2/g1", SECOND, "Vulpes vulpes"),
@@ -128,13 +129,12 @@ def test_a_re_analysis_replaces_the_older_result_as_a_whole(
 
 
 def test_a_delivery_that_is_not_in_the_log_does_not_count(
-    place: ingest.Place, deliver: Deliver, tmp_path: Path
+    context: IngestContext, deliver: Deliver, tmp_path: Path
 ) -> None:
     deliver(FIRST, **one_of_each())
-    write(Path(place.landing.root), SECOND, sensor=[record("sensor", type="audio_recorder")])
-    for table in contract.TABLES:
-        ingest.write_table(place, SECOND, table)
-    (row,) = published(place, tmp_path, "2026-01-31")
+    write(Path(context.landing.root), SECOND, sensor=[record("sensor", type="audio_recorder")])
+    step(context, *(CONTRACT.address(table) for table in CONTRACT.tables), delivery=SECOND)
+    (row,) = published(context, tmp_path, "2026-01-31")
     assert (row["samplingProtocol"], row["delivery"]) == ("camera", FIRST)
 
 
@@ -159,21 +159,21 @@ PREDICTIONS: tuple[tuple[list[Row], tuple[str | None, float | None], list[str] |
 
 
 def test_the_best_taxon_is_the_most_probable_and_the_others_follow(
-    place: ingest.Place, deliver: Deliver, tmp_path: Path
+    context: IngestContext, deliver: Deliver, tmp_path: Path
 ) -> None:
     results = [
         record("analysis_group_result", id=f"{number:02}", predictions=predictions)
         for number, (predictions, _, _) in enumerate(PREDICTIONS)
     ]
     deliver(FIRST, **(one_of_each() | {"analysis_group_result": results}))
-    for row, (predictions, best, others) in zip(published(place, tmp_path, "2026-01-01"), PREDICTIONS, strict=True):
+    for row, (predictions, best, others) in zip(published(context, tmp_path, "2026-01-01"), PREDICTIONS, strict=True):
         names = None if row["runnersUp"] is None else [taxon["scientificName"] for taxon in row["runnersUp"]]
         assert ((row["scientificName"], row["probability"]), names) == (best, others), predictions
         assert row["occurrenceStatus"] == ("present" if best[0] else None)
 
 
-def test_whatever_the_identifiers_every_row_has_its_own_occurrence_id(
-    place: ingest.Place, deliver: Deliver, tmp_path: Path
+def test_every_row_has_its_own_occurrence_id_for_any_identifiers(
+    context: IngestContext, deliver: Deliver, tmp_path: Path
 ) -> None:
     def result(name: str, *groups: str | None) -> Row:
         made = [{"id": group, "individual_id": None, "regions": None} for group in groups]
@@ -187,7 +187,7 @@ def test_whatever_the_identifiers_every_row_has_its_own_occurrence_id(
         result("none"),
     ]
     deliver(FIRST, **(one_of_each() | {"analysis_group_result": results}))
-    rows = published(place, tmp_path, "2026-01-01")
+    rows = published(context, tmp_path, "2026-01-01")
     assert sorted(row["occurrenceID"] for row in rows) == sorted(
         [
             *("a/b%2Fc", "a//1", "a//2", "a//3", "a//4", "a/%252F", "a/%2F1"),
@@ -197,7 +197,7 @@ def test_whatever_the_identifiers_every_row_has_its_own_occurrence_id(
 
 
 def test_media_come_from_the_regions_or_else_from_the_result(
-    place: ingest.Place, deliver: Deliver, tmp_path: Path
+    context: IngestContext, deliver: Deliver, tmp_path: Path
 ) -> None:
     def item(name: str, second: int, **fields: Any) -> Row:
         at = datetime(2026, 1, 1, 12, 0, second, tzinfo=UTC)
@@ -225,7 +225,7 @@ def test_media_come_from_the_regions_or_else_from_the_result(
             | {"sensor_media_item": [item("a", 1), item("b", 5), item("c", 9)], "analysis_group_result": [result]}
         ),
     )
-    rows = {row["regionGroupID"]: row for row in published(place, tmp_path, "2026-01-01")}
+    rows = {row["regionGroupID"]: row for row in published(context, tmp_path, "2026-01-01")}
     assert {name: (row["eventDate"], row["associatedMedia"]) for name, row in rows.items()} == {
         "both": ("2026-01-01T12:00:01Z/2026-01-01T12:00:05Z", "s3://media/a | s3://media/b"),
         "one": ("2026-01-01T12:00:09Z", "s3://media/c"),
@@ -240,21 +240,21 @@ def test_media_come_from_the_regions_or_else_from_the_result(
     }
 
 
-def test_references_that_are_nowhere_lose_no_row(place: ingest.Place, deliver: Deliver, tmp_path: Path) -> None:
+def test_dangling_references_lose_no_row(context: IngestContext, deliver: Deliver, tmp_path: Path) -> None:
     deliver(
         FIRST,
         analysis_group_result=[record("analysis_group_result", algorithm_id="lost", sensor_deployment_id="lost")],
     )
-    (row,) = published(place, tmp_path, "2026-01-01")
+    (row,) = published(context, tmp_path, "2026-01-01")
     assert (row["identifiedByID"], row["parentEventID"]) == ("lost", "lost")
     assert (row["identifiedBy"], row["decimalLatitude"], row["geodeticDatum"]) == (None, None, None)
     assert row["scientificName"] == "Vulpes vulpes"
 
 
-def test_terms_name_raw_columns_that_there_are() -> None:
+def test_terms_name_existing_raw_columns() -> None:
     for term in TERMS:
         for source in term.sources:
             table, _, column = source.partition(".")
-            assert column in {item.name for item in contract.table(table).columns}, source
+            assert column in {item.name for item in CONTRACT.table(table).columns}, source
         assert term.iri is None or term.iri.rpartition("/")[2] == term.name
-    assert set(SOURCES) == {table.name for table in contract.TABLES}
+    assert set(SOURCES) == {table.name for table in CONTRACT.tables}

@@ -1,4 +1,4 @@
-"""Writing a day's files: the same twice, whole after any kill, and never with a manifest that doesn't match."""
+"""Writing a day's files: a repetition changes nothing, a killed one is repaired, and a manifest always matches."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from places import assert_manifests_match, contents
 
-from biocloud_assets.curated.dsi import steps
+from biocloud_assets.curated.dsi import step
 from biocloud_assets.curated.dsi.manifest import write_manifest
 from biocloud_assets.curated.dsi.observation import arrow_schema
 from biocloud_assets.curated.dsi.publication import NO_TAXON, OTHER_TAXA, publish_rows
 from biocloud_assets.errors import LakeError
 from biocloud_assets.lake import DataLake
+from tests.curated.dsi.curated_lake import assert_manifests_match, contents
 
 DAY = date(2026, 1, 31)
 Row = dict[str, Any]
@@ -43,21 +43,21 @@ def rows(count: int, salt: str = "") -> Iterator[Row]:
 
 
 def test_rows_come_back_in_order_and_are_counted(lake: DataLake) -> None:
-    told = publish_rows(lake, DAY, rows(250), rows_per_file=100)
+    publication = publish_rows(lake, DAY, rows(250), rows_per_file=100)
     written = contents(lake)
     assert list(written) == [f"dsi/2026-01-31/observation/part-0000{number}.parquet" for number in range(3)]
     tables = [pq.read_table(BytesIO(data)) for data in written.values()]
     assert [table.num_rows for table in tables] == [100, 100, 50]
     assert [row["occurrenceID"] for table in tables for row in table.to_pylist()] == [f"{n:06}" for n in range(250)]
     assert all(table.schema.equals(arrow_schema()) for table in tables)
-    assert (told.rows, told.species, told.files, told.changed) == (250, 20, 3, 3)
-    assert told.size == sum(map(len, written.values()))
-    assert len(told.detections) == 13, "the taxa that are seen most often, and the others"
-    assert {OTHER_TAXA, NO_TAXON} & set(told.detections) == {OTHER_TAXA}
-    assert sum(count for days in told.detections.values() for count in days.values()) == 250
+    assert (publication.rows, publication.species, publication.files, publication.changed) == (250, 20, 3, 3)
+    assert publication.size == sum(map(len, written.values()))
+    assert len(publication.detections) == 13, "the taxa that are seen most often, and the others"
+    assert {OTHER_TAXA, NO_TAXON} & set(publication.detections) == {OTHER_TAXA}
+    assert sum(count for days in publication.detections.values() for count in days.values()) == 250
 
 
-def test_without_rows_a_file_tells_the_columns(lake: DataLake) -> None:
+def test_without_rows_there_is_a_file_with_the_columns(lake: DataLake) -> None:
     assert publish_rows(lake, DAY, []).files == 1
     (data,) = contents(lake).values()
     assert pq.read_table(BytesIO(data)).schema.equals(arrow_schema())
@@ -72,7 +72,7 @@ def test_a_repetition_writes_nothing_and_keeps_the_manifest(lake: DataLake) -> N
 
 
 @pytest.mark.parametrize("change", ["other rows", "fewer rows", "a file too many", "a damaged file", "a lost file"])
-def test_a_change_takes_the_manifest_away_and_writes_what_differs(lake: DataLake, change: str) -> None:
+def test_a_change_removes_the_manifest_and_writes_what_differs(lake: DataLake, change: str) -> None:
     day = "dsi/2026-01-31"
     publish_rows(lake, DAY, rows(250), rows_per_file=100)
     write_manifest(day, lake, DAY)
@@ -87,8 +87,8 @@ def test_a_change_takes_the_manifest_away_and_writes_what_differs(lake: DataLake
         lake.delete([f"{day}/observation/part-00002.parquet"])
     would = publish_rows(lake, DAY, wanted, rows_per_file=100, dry_run=True)
     assert f"{day}/manifest.json" in contents(lake), "a dry run leaves it"
-    told = publish_rows(lake, DAY, wanted, rows_per_file=100)
-    assert told.changed == would.changed == {"other rows": 3, "fewer rows": 2}.get(change, 1)
+    publication = publish_rows(lake, DAY, wanted, rows_per_file=100)
+    assert publication.changed == would.changed == {"other rows": 3, "fewer rows": 2}.get(change, 1)
     assert f"{day}/manifest.json" not in contents(lake)
     write_manifest(day, lake, DAY)
     assert_manifests_match(lake)
@@ -96,7 +96,7 @@ def test_a_change_takes_the_manifest_away_and_writes_what_differs(lake: DataLake
         assert contents(lake) == right
 
 
-def test_a_fault_while_the_rows_come_leaves_what_was_published(lake: DataLake) -> None:
+def test_an_error_while_rows_are_read_leaves_what_was_published(lake: DataLake) -> None:
     publish_rows(lake, DAY, rows(100))
     write_manifest("dsi/2026-01-31", lake, DAY)
     before = contents(lake)
@@ -110,7 +110,7 @@ def test_a_fault_while_the_rows_come_leaves_what_was_published(lake: DataLake) -
     assert contents(lake) == before
 
 
-def test_a_manifest_that_can_not_be_taken_away_keeps_the_files_as_they_are(tmp_path: Path) -> None:
+def test_a_manifest_that_can_not_be_removed_keeps_the_files_as_they_are(tmp_path: Path) -> None:
     lake = DataLake.at(str(tmp_path))
     publish_rows(lake, DAY, rows(10))
     lake.write("dsi/2026-01-31/manifest.json/file", b"a folder where the manifest should be")
@@ -124,13 +124,12 @@ def test_a_manifest_that_can_not_be_taken_away_keeps_the_files_as_they_are(tmp_p
 
 _PROGRAM = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
-from test_publication import publish_wholly
 from biocloud_assets.lake import DataLake
+from tests.curated.dsi.test_publication import publish_wholly
 for line in sys.stdin:
-    pid = os.fork()  # a process for each line, that needn't start anew
+    pid = os.fork()  # a process for each line, without the time to start one
     if pid == 0:
-        publish_wholly(DataLake.at(sys.argv[2], endpoint=sys.argv[3] or None), line.strip())
+        publish_wholly(DataLake.at(sys.argv[1], endpoint=sys.argv[2] or None), line.strip())
         os._exit(0)
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
@@ -139,12 +138,12 @@ for line in sys.stdin:
 
 def publish_wholly(lake: DataLake, salt: str) -> None:
     publish_rows(lake, DAY, rows(100, salt), rows_per_file=10)
-    steps.manifest(lake, DAY)
-    steps.cleanup(lake, DAY, 0)
+    step.manifest(lake, DAY)
+    step.cleanup(lake, DAY, 0)
 
 
 def old_days(lake: DataLake) -> None:
-    """Two days that are to go."""
+    """Two days that the cleanup deletes."""
     for day in (DAY - timedelta(days=1), DAY - timedelta(days=2)):
         publish_rows(lake, day, rows(30), rows_per_file=10)
         write_manifest(f"dsi/{day}", lake, day)
@@ -152,10 +151,11 @@ def old_days(lake: DataLake) -> None:
 
 @pytest.mark.timeout(600)
 def test_kill_at_any_moment_and_run_again(lake: DataLake, request: pytest.FixtureRequest) -> None:
-    """While publishing, while writing the manifest, while deleting: whatever has a manifest is whole and right."""
+    """While publishing, while writing the manifest, while deleting: a day with a manifest is complete."""
     endpoint = request.getfixturevalue("s3_server") if lake.root.startswith("s3://") else ""
-    arguments = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent), lake.root, endpoint]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as processes:
+    arguments = [sys.executable, "-c", _PROGRAM, lake.root, endpoint]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as processes:
         assert processes.stdin and processes.stdout
 
         def publish(salt: str, kill_after: float | None = None) -> int:
@@ -167,7 +167,7 @@ def test_kill_at_any_moment_and_run_again(lake: DataLake, request: pytest.Fixtur
             pid = int(processes.stdout.readline())
             if kill_after is not None:
                 time.sleep(kill_after)
-                with suppress(ProcessLookupError):  # through already
+                with suppress(ProcessLookupError):  # it has ended
                     os.kill(pid, signal.SIGKILL)
             return int(processes.stdout.readline())
 
@@ -191,18 +191,18 @@ def test_kill_at_any_moment_and_run_again(lake: DataLake, request: pytest.Fixtur
     assert [row["locality"] for table in tables for row in table.to_pylist()] == ["last"] * 100
 
 
-def test_a_reader_who_sees_the_same_manifest_before_and_after_has_read_what_it_tells(lake: DataLake) -> None:
+def test_a_reader_who_finds_the_same_manifest_before_and_after_has_read_the_files_that_it_lists(lake: DataLake) -> None:
     """While others publish, again and again: as DSI reads."""
     over = threading.Event()
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def write() -> None:
         try:
             for number in range(8):
                 publish_rows(lake, DAY, rows(60, str(number)), rows_per_file=10)
-                steps.manifest(lake, DAY)
+                step.manifest(lake, DAY)
         except BaseException as error:
-            faults.append(error)
+            errors.append(error)
         finally:
             over.set()
 
@@ -226,5 +226,5 @@ def test_a_reader_who_sees_the_same_manifest_before_and_after_has_read_what_it_t
             assert len(found) == 6
             whole += 1
     writer.join()
-    assert not faults
+    assert not errors
     assert whole
