@@ -1,9 +1,6 @@
-"""Sample deliveries: real ones that come with the project, and synthetic ones of any size.
+"""Sample deliveries: real ones that come with the project, and synthetic ones of any size. Production doesn't use them.
 
-What belongs here: making deliveries as DSI would, and landing them. What doesn't: reading, checking or ingesting one,
-and anything that a production run needs.
-
-`deliveries/` holds the bundled deliveries, `camtrap` is the script that made them, and `synthetic` writes made-up ones.
+`deliveries/` holds the bundled deliveries, `camtrap` is the script that created them, `synthetic` generates others.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import contract
+from biocloud_assets.raw.dsi.contract import CONTRACT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,10 +20,10 @@ BUNDLED: tuple[str, ...] = (
     "2021-10-11-06:00:00",
     "2023-02-07-06:00:00",
 )
-"""The bundled deliveries, oldest first; each is later than everything that it tells of."""
+"""The bundled deliveries, oldest first; each is later than all dates in it."""
 
 BUNDLED_FOLDER = Path(__file__).parent / "deliveries"
-"""Where the bundled deliveries lie, in folders that `folder_name` names."""
+"""The folder of the bundled deliveries, whose folders `folder_name` names."""
 
 
 def folder_name(delivery: str) -> str:
@@ -73,7 +70,7 @@ def land_bundled(landing: DataLake) -> list[str]:
     """
     for delivery in BUNDLED:
         landed = {file.path: file.size for file in landing.walk(f"dsi/{delivery}")}
-        for folder in contract.FOLDERS:  # the results are the last of them
+        for folder in CONTRACT.folders:  # the results are the last of them
             path = landing_path(delivery, folder.name)
             data = (BUNDLED_FOLDER / folder_name(delivery) / folder.name / "part-0.parquet").read_bytes()
             if landed.get(path) != len(data):

@@ -1,35 +1,32 @@
-"""Made the bundled deliveries from the example dataset of the Camera Trap Data Package standard (tdwg/camtrap-dp).
+"""The script that created the bundled deliveries from the example dataset of Camtrap DP (tdwg/camtrap-dp).
 
     python -m biocloud_assets.sample.camtrap SOURCE_FOLDER [TARGET_FOLDER]
 
-What belongs here: how Camtrap DP 1.0 maps onto the DSI delivery contract. What doesn't: anything that runs after the
-deliveries were made.
-
-What a row becomes:
+Camtrap DP 1.0 maps to the delivery contract as follows:
 
 - A distinct `cameraID` and `cameraModel` is a sensor, a line of deployments.csv a deployment, a line of media.csv a
-  media item, a distinct `classificationMethod` and `classifiedBy` an algorithm: people classify too.
-- All observations of one event by one classifier are a result. Its media are those of the event, for an event is what
-  Camtrap DP has classified as one; the analysis group is the event.
+  media item, a distinct `classificationMethod` and `classifiedBy` an algorithm (people classify too).
+- All observations of one event by one classifier are a result. Its media are those of the event, because an event is
+  what Camtrap DP has classified as one; the analysis group is the event.
 - A media-level observation is a region group with one region, which has a box where the source has one.
 - Every observation is a prediction: a media-level one for its region group, an event-level one for the result as a
-  whole, with a null `region_group_id`. So a result of event-level observations alone has no region groups (an empty
-  list), and whoever counts observations of media leaves out the predictions without a region group.
+  whole, with a null `region_group_id`. So a result with event-level observations only has no region groups (an empty
+  list). To count observations of media, leave out the predictions without a region group.
 - A prediction has one taxon where the observation has a scientific name, and none where it is blank, unclassified,
   unknown or a vehicle. The name's identifier is that of the package's taxonomic coverage.
-- `generated_by.datetime` and `created_at` of a result are the latest `classificationTimestamp` of its observations,
-  and null where the source has none. What the source doesn't say stays null.
+- `generated_by.datetime` and `created_at` of a result are the latest `classificationTimestamp` of its observations, and
+  null where the source has none. A field without a source is null.
 - Identifiers are the source's own. It has none for algorithms and results: theirs are built from method, classifier
   and event. All times are in UTC.
 
-The contract has no place for count, life stage, sex, behaviour, tags, comments, observation type and how a camera was
-set up; these are left out.
+The contract has no field for count, life stage, sex, behaviour, tags, comments, observation type and camera setup;
+these are left out.
 
-Which delivery a row is in follows from the dates in the source, as if DSI delivered what was new since the last time: a
+The dates in the source decide which delivery a row is in, as if DSI delivered what was new since the last time: a
 deployment with its sensor and media in the first delivery after its end, a result in the first one after its
-classification, and one without a date in the first after the package itself was made; an algorithm comes with the
-first result that needs it. So later results refer to earlier deployments, media and algorithms, and the last
-delivery has no sensors, deployments and media of its own: its files hold no rows.
+classification, and one without a date in the first after the package was created; an algorithm comes with the first
+result that needs it. So later results refer to earlier deployments, media and algorithms, and the files of the last
+delivery for sensors, deployments and media have no rows.
 """
 
 from __future__ import annotations
@@ -45,7 +42,8 @@ from typing import Any
 import pyarrow as pa
 
 from biocloud_assets import sample
-from biocloud_assets.raw.dsi import contract
+from biocloud_assets.raw.dsi.contract import CONTRACT
+from biocloud_assets.schema import arrow_schema
 
 Row = dict[str, Any]
 """A row of a folder, as the contract has it, or a line of a source file: texts by column."""
@@ -65,7 +63,7 @@ def convert(source: Path) -> dict[str, dict[str, list[Row]]]:
     assert made
 
     deliveries: dict[str, dict[str, list[Row]]] = {
-        name: {folder.name: [] for folder in contract.FOLDERS} for name in sample.BUNDLED
+        name: {folder.name: [] for folder in CONTRACT.folders} for name in sample.BUNDLED
     }
     delivered: dict[str, str] = {}  # a deployment's delivery
     sensors: set[str] = set()
@@ -111,8 +109,8 @@ def write(deliveries: dict[str, dict[str, list[Row]]], target: Path) -> None:
         target: the folder.
     """
     for delivery, folders in deliveries.items():
-        for folder in contract.FOLDERS:
-            table = pa.Table.from_pylist(folders[folder.name], schema=contract.arrow_schema(folder))
+        for folder in CONTRACT.folders:
+            table = pa.Table.from_pylist(folders[folder.name], schema=arrow_schema(folder))
             path = target / sample.folder_name(delivery) / folder.name / "part-0.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(sample.parquet(table))

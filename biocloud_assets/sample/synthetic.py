@@ -1,14 +1,11 @@
-"""Synthetic deliveries of any size: made up, valid, and of every shape that has ever hurt.
+"""Synthetic deliveries of any size, with edge cases: null and empty lists at every level, and unusual values.
 
-What belongs here: deliveries that the contract accepts without a fault or a warning. What doesn't: broken ones, which
-the tests that need them make themselves.
+They are valid: the contract accepts them without a violation. They contain results without media, several regions in a
+group, parts of images (a box) and of audio (a start and an end), one taxon and several, null structures, JSON, and
+names in many scripts. From 50 results on, all of these occur; with fewer, as many as fit.
 
-The values mean nothing, but their shapes do: null and empty lists at every level, results without media, several
-regions in a group, parts of images (a box) and of audio (a start and an end), one taxon and several, null structures,
-JSON, and names in many scripts. From 50 results on, all of these occur; with fewer, as many as fit.
-
-All is drawn from `seed`: the same seed gives the same bytes (with the same versions of NumPy and Arrow). Whole columns
-are drawn at once, a file at a time, so memory is bounded by the size of a file.
+All values are drawn from `seed`: the same seed gives the same bytes (with the same versions of NumPy and Arrow). Whole
+columns are drawn at once, one file at a time, so memory is bounded by the size of a file.
 """
 
 from __future__ import annotations
@@ -25,8 +22,9 @@ import pyarrow.compute as pc
 
 from biocloud_assets.errors import BiocloudError
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import contract
+from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
 from biocloud_assets.sample import landing_path, parquet
+from biocloud_assets.schema import arrow_schema
 
 RESULTS_PER_FILE = 50_000
 """Even, for two results share an analysis group and a group is never split."""
@@ -81,10 +79,10 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Common:
-    """What all files of one delivery share: the rows that others refer to.
+    """What the files of one delivery share: the rows that others refer to.
 
     Attributes:
-        seed: of the whole, and of this delivery.
+        seed: the seed of all deliveries, and the number of this one.
         moment: the delivery's datetime, microseconds since 1970.
         algorithms, sensors, deployments: their identifiers.
         audio: whether a deployment is one of an audio recorder.
@@ -101,13 +99,13 @@ class _Common:
     end: Ints
 
     def rng(self, stage: int, part: int = 0) -> np.random.Generator:
-        """A generator of its own for each folder and file, so that each can be drawn again."""
+        """The random generator of a folder and file."""
         return np.random.default_rng((*self.seed, stage, part))
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """The analysis groups of one file of results: what the media items and the results both need.
+    """The analysis groups of one file of results, which media items and results have in common.
 
     Attributes:
         ids: the groups' identifiers.
@@ -131,15 +129,14 @@ def write(
     deliveries: int = 1,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Write synthetic deliveries; those of the same arguments are written over, with the same bytes.
+    """Write synthetic deliveries; existing ones of the same arguments are overwritten with the same bytes.
 
-    The deliveries are a day apart, each at the seed's second of the day, from 2024 on. Each stands on its own: it
-    refers to no other.
+    The deliveries are a day apart, each at the seed's second of the day, from 2024 on. None refers to another one.
 
     Args:
         landing: the lake that holds `dsi/<delivery>/`.
         results: the number of results in each delivery, 0 or more.
-        seed: what all is drawn from, 0 or more; up to 60 million, another seed gives other names.
+        seed: 0 or more; up to 60 million, another seed gives other names.
         deliveries: how many, 1 or more.
         on_progress: called with the number of results written since the last call.
 
@@ -155,13 +152,13 @@ def write(
     _check("deliveries", deliveries, 1)
     names = []
     for index in range(deliveries):
-        # Two years of days, lest a delivery be far in the future.
+        # Within two years, so that no delivery is far in the future.
         moment = _FIRST_DAY + timedelta(days=index + seed // 86_400 % 730, seconds=seed % 86_400)
         names.append(f"{moment:%Y-%m-%d-%H:%M:%S}")
         common = _common((seed, index), moment, results)
         for folder, part, table in _tables(common, results):
             landing.write(landing_path(names[-1], folder, part), parquet(table))
-            if folder == contract.RESULT and on_progress:
+            if folder == RESULT and on_progress:
                 on_progress(table.num_rows)
     return names
 
@@ -186,7 +183,7 @@ def _tables(common: _Common, results: int) -> Iterator[tuple[str, int, pa.Table]
     for part, count in enumerate(counts):
         yield "sensor_media_item", part, _media_items(common, _groups(common, part, count), part)
     for part, count in enumerate(counts):
-        yield contract.RESULT, part, _results(common, _groups(common, part, count), part, count)
+        yield RESULT, part, _results(common, _groups(common, part, count), part, count)
 
 
 def _common(seed: tuple[int, int], moment: datetime, results: int) -> _Common:
@@ -210,7 +207,7 @@ def _algorithms(common: _Common) -> pa.Table:
     rng, count = common.rng(_ALGORITHM), len(common.algorithms)
     index = np.arange(count)
     created = common.moment - rng.integers(400 * _DAY, 800 * _DAY, count)
-    schema = contract.arrow_schema(contract.folder("algorithm"))
+    schema = arrow_schema(CONTRACT.folder("algorithm"))
     return _table(
         schema,
         id=common.algorithms,
@@ -235,7 +232,7 @@ def _sensors(common: _Common) -> pa.Table:
     index = np.arange(count)
     audio = (index % 3 == 2).astype(np.int64)
     created = common.moment - rng.integers(400 * _DAY, 800 * _DAY, count)
-    schema = contract.arrow_schema(contract.folder("sensor"))
+    schema = arrow_schema(CONTRACT.folder("sensor"))
     return _table(
         schema,
         id=common.sensors,
@@ -257,7 +254,7 @@ def _sensors(common: _Common) -> pa.Table:
 def _deployments(common: _Common) -> pa.Table:
     rng, count = common.rng(_DEPLOYMENT), len(common.deployments)
     index = np.arange(count)
-    schema = contract.arrow_schema(contract.folder("sensor_deployment"))
+    schema = arrow_schema(CONTRACT.folder("sensor_deployment"))
     return _table(
         schema,
         id=common.deployments,
@@ -312,7 +309,7 @@ def _media_items(common: _Common, groups: _Groups, part: int) -> pa.Table:
     audio = common.audio[deployment]
     spread = rng.random(count) * (common.end - common.start)[deployment]
     captured = (common.start[deployment] + spread.astype(np.int64)) // 1_000_000 * 1_000_000
-    schema = contract.arrow_schema(contract.folder("sensor_media_item"))
+    schema = arrow_schema(CONTRACT.folder("sensor_media_item"))
     kind = audio.astype(np.int64)
     return _table(
         schema,
@@ -341,7 +338,7 @@ def _results(common: _Common, groups: _Groups, part: int, count: int) -> pa.Tabl
     group = np.arange(count) // 2  # two algorithms look at the same media
     audio = common.audio[groups.deployment[group]]
     generated = common.moment - rng.integers(0, 9 * _DAY, count)
-    schema = contract.arrow_schema(contract.folder(contract.RESULT))
+    schema = arrow_schema(CONTRACT.folder(RESULT))
 
     # Media: those of the group, or a null or an empty list.
     first_of_group = np.cumsum(groups.media_count) - groups.media_count

@@ -1,7 +1,4 @@
-"""What the sample deliveries promise: the bundled ones are the real data, the synthetic ones are valid and hard.
-
-What doesn't belong here: whether they can be ingested; the tests of the raw layer show that.
-"""
+"""The bundled deliveries hold the data of their source; the synthetic ones are valid and have all edge cases."""
 
 from __future__ import annotations
 
@@ -22,10 +19,14 @@ import pytest
 from biocloud_assets import sample
 from biocloud_assets.errors import BiocloudError
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import contract
+from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
 from biocloud_assets.sample import camtrap, synthetic
+from biocloud_assets.schema import Presence, Struct, arrow_schema, walk
 
 Folders = dict[str, list[dict[str, Any]]]
+
+BOX = dict(walk(CONTRACT.folder(RESULT).fields))["region_groups[].regions[].box"].type
+assert isinstance(BOX, Struct)
 
 # Facts of the Camtrap DP example dataset, version 1.0.2, counted in its CSV files.
 MEDIA = 423
@@ -55,12 +56,12 @@ SPECIES = {
 
 def read(landing: DataLake, delivery: str) -> Folders:
     """All rows of a delivery, by folder; every file must have the contract's schema."""
-    folders: Folders = {folder.name: [] for folder in contract.FOLDERS}
+    folders: Folders = {folder.name: [] for folder in CONTRACT.folders}
     seen = set()
     for file in landing.walk(f"dsi/{delivery}"):
         _, _, folder, _ = file.path.split("/")
         table = pq.read_table(BytesIO(landing.read(file.path)))
-        assert table.schema.equals(contract.arrow_schema(contract.folder(folder))), file.path
+        assert table.schema.equals(arrow_schema(CONTRACT.folder(folder))), file.path
         folders[folder] += table.to_pylist()
         seen.add(folder)
     assert seen == set(folders), "every folder holds a file"
@@ -136,7 +137,7 @@ def test_bundled_is_the_camtrap_example(bundled: list[Folders]) -> None:
 
 
 def test_bundled_references_resolve_at_once_and_some_in_earlier_deliveries(bundled: list[Folders]) -> None:
-    known: dict[str, set[str]] = {folder.name: set() for folder in contract.FOLDERS}
+    known: dict[str, set[str]] = {folder.name: set() for folder in CONTRACT.folders}
     earlier = Counter[str]()
     for folders in bundled:
         before = {name: set(keys) for name, keys in known.items()}
@@ -159,7 +160,7 @@ def test_bundled_regions_and_predictions_point_into_their_result(bundled: list[F
         assert {item["region_group_id"] for item in row["predictions"]} - {None} == groups
 
 
-def test_nothing_bundled_is_delivered_before_it_was(bundled: list[Folders]) -> None:
+def test_bundled_rows_are_older_than_their_delivery(bundled: list[Folders]) -> None:
     for delivery, folders in zip(sample.BUNDLED, bundled, strict=True):
         moment = datetime.strptime(f"{delivery}+0000", "%Y-%m-%d-%H:%M:%S%z")
         assert all(row["end_at"] < moment for row in folders["sensor_deployment"])
@@ -199,7 +200,7 @@ def test_results_land_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     sample.land_bundled(landing)
     for delivery in sample.BUNDLED:
         folders = [path.split("/")[2] for path in written if path.startswith(f"dsi/{delivery}/")]
-        assert folders[-1] == contract.RESULT
+        assert folders[-1] == RESULT
         assert len(folders) == 5
 
 
@@ -358,10 +359,10 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int
 
 
 def test_synthetic_is_valid(made: Folders) -> None:
-    for folder in contract.FOLDERS:
+    for folder in CONTRACT.folders:
         rows = made[folder.name]
         assert len(ids(made, folder.name)) == len(rows) > 0
-        required = [field.name for field in folder.fields if field.presence is not contract.Presence.OPTIONAL]
+        required = [field.name for field in folder.fields if field.presence is not Presence.OPTIONAL]
         assert all(row[name] is not None for row in rows for name in required)
     assert all(key in ids(made, folder) for folder, key in references(made))
     assert not list(nulls_in_lists(made["analysis_group_result"]))
@@ -373,7 +374,7 @@ def test_synthetic_is_valid(made: Folders) -> None:
                 assert region["media_id"] is None or region["media_id"] in media
                 box = region["box"] or {}
                 assert all(0 <= box[side] <= 1 for side in ("x1", "y1", "x2", "y2") if box.get(side) is not None)
-                for low, high in contract.BOX_SIDES:
+                for low, high in BOX.ordered:
                     assert box.get(low) is None or box[low] <= box[high]
         for prediction in row["predictions"] or ():
             assert prediction["region_group_id"] is None or prediction["region_group_id"] in groups
@@ -384,7 +385,7 @@ def test_synthetic_is_valid(made: Folders) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_hard_shape_occurs(tmp_path: Path, seed: int) -> None:
+def test_every_edge_case_occurs(tmp_path: Path, seed: int) -> None:
     landing = DataLake.at(str(tmp_path))
     (name,) = synthetic.write(landing, results=200, seed=seed)
     made = read(landing, name)
