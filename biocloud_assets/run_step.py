@@ -1,11 +1,8 @@
-"""A step as one call: what `databricks/run_step.py` does on a cluster, for Dagster Pipes, for Airflow and by hand.
+"""A step on a cluster: what `databricks/run_step.py` does for Dagster Pipes, for Airflow and for a script.
 
-What belongs here: a step's arguments, which room does it, and how it reports without Dagster. What doesn't: the steps
-themselves (`raw.dsi.steps`, …), and submitting one (`launch`, and the DAGs that `airflow` makes).
+    run_step.py --asset raw/dsi/sensor --delivery 2026-01-31-06:00:00 --landing-root s3://… --lake-root s3://…
 
-    run_step.py --step raw/dsi/sensor --delivery 2026-01-31-06:00:00 --landing-root s3://… --lake-root s3://…
-
-It needs neither Dagster nor Airflow. Where Dagster Pipes asked for it, it sends its reports there.
+It needs neither Dagster nor Airflow. If Dagster Pipes has started it, it reports its results there.
 """
 
 from __future__ import annotations
@@ -15,215 +12,208 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
 
-from pyspark.errors import AnalysisException
-
-from biocloud_assets.curated.dsi import steps as delivered_back
-from biocloud_assets.errors import BiocloudError, SettingsError, TableError
+from biocloud_assets.curated.dsi.step import curated_step
+from biocloud_assets.errors import DeliveryRefusedError, SettingsError, is_transient
+from biocloud_assets.ingest.context import open_context
+from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi import steps as raw
-from biocloud_assets.raw.dsi.ingest import Place
-from biocloud_assets.settings import Engine, Settings
-from biocloud_assets.spark.session import get_session
-from biocloud_assets.steps import CheckReport, Report, Run, Sighting
+from biocloud_assets.raw import contract_of
+from biocloud_assets.settings import Engine, Settings, set_region
+from biocloud_assets.steps import STEP_SCRIPT, RunInfo, StepRequest, StepResult, log_results, to_message
+from biocloud_assets.version import code_commit
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
+    from pyspark.sql import SparkSession
 
-Told = Report | CheckReport | Sighting
-"""What a step yields."""
-
-SCRIPT = "databricks/run_step.py"
-"""Where the script lies in the repository."""
+NOT_RETRYABLE = "biocloud: a retry can't help"
+"""What a failed step writes in its output if a repetition can't help; Airflow's task then fails at once."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What is to be done.
+class Roots:
+    """Where a step reads and writes, and on which engine.
 
     Attributes:
-        assets: the addresses of the assets to make, `raw/dsi/sensor`.
-        checks: the checks to make, `raw/dsi/sensor:key`; without a name after the colon, all of the asset's.
-        delivery: the delivery that it is about.
-        run_date: the day that it is about, `yyyy-mm-dd`.
-        days: for the cleanup of the curated layer: how many days before the run date are kept.
-        dry_run: do all but write and delete, where a step knows how.
+        landing: the folder or `s3://` address that holds `<source>/<delivery>/`.
+        lake: the folder or `s3://` address of the Delta lake.
+        curated: the folder or `s3://` address of the curated layer, if the step needs it.
+        catalog: the catalog of Unity Catalog, if there is one.
+        engine: `sail`, `jvm` or `databricks`.
+        s3_endpoint: the URL of an S3 other than Amazon's.
     """
 
-    assets: tuple[str, ...] = ()
-    checks: tuple[str, ...] = ()
-    delivery: str | None = None
-    run_date: str | None = None
-    days: int | None = None
-    dry_run: bool = False
-
-    def arguments(self) -> list[str]:
-        """The same as arguments of the script."""
-        found = [argument for address in self.assets for argument in ("--step", address)]
-        found += [argument for name in self.checks for argument in ("--check", name)]
-        for name, value in (("--delivery", self.delivery), ("--run-date", self.run_date), ("--days", self.days)):
-            found += [] if value is None else [name, str(value)]
-        return [*found, "--dry-run"] if self.dry_run else found
+    landing: str
+    lake: str
+    curated: str | None
+    catalog: str | None
+    engine: Engine
+    s3_endpoint: str | None
 
 
-def perform(step: Step, place: Place, curated: DataLake | None, who: Run) -> Iterator[Told]:
-    """Do a step, here and now.
+def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepResult]:
+    """Run a step in this process.
 
     Args:
-        step: what is to be done.
-        place: where.
-        curated: the lake of the curated layer; none will do where no asset of it is made.
-        who: who asked for it.
+        request: assets and checks of one source, or assets of the curated layer.
+        roots: where it reads and writes.
+        run: the run that the step belongs to.
 
     Yields:
-        what it made and what its checks found, as soon as that is known.
+        its results, each as soon as it is known.
 
     Raises:
-        BiocloudError: of the kind that the room's steps raise.
+        SettingsError: nothing is asked for, an address belongs to no source, or several sources are mixed.
+        BiocloudError: as `ingest_step` and `curated_step` say.
     """
-    if not step.assets and not step.checks:
-        raise SettingsError(SCRIPT, expected="--step or --check", found="neither", hint="Say what is to be done.")
-    later = [address for address in step.assets if address.startswith("curated/")]
-    if earlier := [address for address in step.assets if address not in later]:
-        yield from raw.run(place, earlier, step.delivery or "", who)
-    if later:
-        if curated is None:
-            raise SettingsError(
-                "--curated-root",
-                expected="the folder or s3:// address of the curated layer",
-                found="nothing",
-                hint=f"{later[0]} lies there.",
-            )
-        day = step.run_date or ""
-        yield from delivered_back.run(place.spark, place.lake, curated, later, day, step.days, dry_run=step.dry_run)
-    if step.checks:
-        yield from raw.check(place, step.checks, step.delivery)
+    if not request.assets and not request.checks:
+        raise SettingsError(
+            STEP_SCRIPT, expected="--asset or --check", found="neither", hint="Name what to materialise."
+        )
+    addresses = [*request.assets, *(check.partition(":")[0] for check in request.checks)]
+    curated = [address for address in addresses if address.startswith("curated/")]
+    if curated and len(curated) == len(addresses):
+        yield from _curated_step(request, roots)
+        return
+    contract = contract_of(addresses[0])
+    if contract is None or any(contract_of(address) != contract for address in addresses):
+        raise SettingsError(
+            STEP_SCRIPT,
+            expected="addresses of one source, raw/<source>/<table>, or of curated/",
+            found=", ".join(addresses),
+            hint="Run one step for each source.",
+        )
+    context = open_context(
+        contract,
+        landing_root=roots.landing,
+        lake_root=roots.lake,
+        engine=roots.engine,
+        s3_endpoint=roots.s3_endpoint,
+        catalog=roots.catalog,
+    )
+    yield from ingest_step(context, request, run)
+
+
+def _curated_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
+    if roots.curated is None:
+        raise SettingsError(
+            "--curated-root",
+            expected="the folder or s3:// address of the curated layer",
+            found="none",
+            hint=f"{request.assets[0]} is stored there.",
+        )
+
+    def get_session() -> SparkSession:
+        from biocloud_assets.spark.session import get_session
+
+        return get_session(roots.engine, s3_endpoint=roots.s3_endpoint)
+
+    lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
+    curated = DataLake.at(roots.curated, endpoint=roots.s3_endpoint)
+    yield from curated_step(get_session, lake, curated, request)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do a step as the arguments say, and report it.
+    """Run a step as the arguments say, and report its results.
 
     Args:
         arguments: those of the command line; `--help` lists them.
 
     Raises:
-        BiocloudError: the step failed, or one of its blocking checks did. A cluster takes any exception for a failed
-            run, and shows its message as the reason.
+        BiocloudError: the step failed. A cluster takes any exception for a failed run, and shows its message as the
+            reason.
     """
     given = _parser().parse_args(arguments)
-    step = Step(
-        tuple(given.step), tuple(given.check), given.delivery, given.run_date, given.days, dry_run=given.dry_run
+    if given.region is not None:
+        set_region(given.region)
+    request = _request(given)
+    roots = Roots(
+        given.landing_root, given.lake_root, given.curated_root, given.catalog, given.engine, Settings().s3_endpoint
     )
+    run = RunInfo(given.orchestrator, given.run_id, given.engine, code_commit())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout, force=True)
-    for noisy in ("py4j", "pyspark", "botocore", "boto3", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    endpoint = Settings().s3_endpoint
+    for verbose in ("py4j", "pyspark", "botocore", "boto3", "urllib3"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
+    log = logging.getLogger("biocloud")
     with _pipes() as pipes:
-        log = pipes.log if pipes is not None else logging.getLogger("biocloud")
         try:
-            place = Place(
-                get_session(given.engine, s3_endpoint=endpoint),
-                DataLake.at(given.landing_root, endpoint=endpoint),
-                DataLake.at(given.lake_root, endpoint=endpoint),
-                given.catalog,
-            )
-            curated = DataLake.at(given.curated_root, endpoint=endpoint) if given.curated_root else None
-            who = Run(given.engine, given.orchestrator, given.run_id)
-            failed = []
-            for report in perform(step, place, curated, who):
-                _tell(report, log)
-                failed += [check for check in checks_of(report) if check.blocking and not check.passed]
+            for result in log_results(run_step(request, roots, run), log):
                 if pipes is not None:
-                    pipes.report_custom_message(to_message(report))
-        except (BiocloudError, AnalysisException) as error:
-            if pipes is not None:  # tells Dagster that another try won't mend it
-                pipes.report_custom_message({"error": str(error)})
+                    pipes.report_custom_message(to_message(result))
+        except Exception as error:
+            retryable = is_transient(error)
+            if pipes is not None:
+                pipes.report_custom_message({"error": _error_message(error, retryable)})
+            if not retryable:
+                log.error(NOT_RETRYABLE)
+                error.args = (f"{error} [{NOT_RETRYABLE}]",)
             raise
-    if failed and pipes is None:  # Dagster itself keeps back what depends on a blocking check
-        raise TableError(
-            ", ".join(sorted({check.asset for check in failed})),
-            expected="that all blocking checks pass",
-            found="\n".join(["", *(f"  - {check.asset}, {check.name}: {check.description}" for check in failed), ""]),
-            hint="Nothing that depends on it may go on. Mend what it says, and run it again.",
-        )
 
 
-def to_message(report: Told) -> dict[str, Any]:
-    """A report as a message of Dagster Pipes. (Its own messages for assets and checks have no description.)"""
-    return {type(report).__name__: asdict(report)}
+def _error_message(error: Exception, retryable: bool) -> dict[str, object]:
+    message: dict[str, object] = {"message": str(error), "retryable": retryable}
+    if isinstance(error, DeliveryRefusedError):
+        message["refused"] = {"delivery": error.delivery, "summary": error.summary, "fingerprint": error.fingerprint}
+    return message
 
 
-def from_message(message: dict[str, Any]) -> Told | None:
-    """The report that a message of Dagster Pipes holds, if it holds one."""
-    match message:
-        case {"Report": content}:
-            checks = tuple(CheckReport(**check) for check in content["checks"])
-            return Report(content["asset"], content["metadata"], checks)
-        case {"CheckReport": content}:
-            return CheckReport(**content)
-        case {"Sighting": content}:
-            return Sighting(**content)
-    return None
+def _request(given: argparse.Namespace) -> StepRequest:
+    """The request of the arguments; `--check` with an address alone selects all checks of that asset."""
+    checks: list[str] = []
+    for name in given.check:
+        contract = contract_of(name)
+        if ":" in name or contract is None:
+            checks.append(name)
+        else:
+            checks += [check for check in all_checks(contract) if check.partition(":")[0] == name] or [name]
+    return StepRequest(
+        tuple(given.asset),
+        tuple(checks),
+        given.delivery,
+        given.run_date,
+        given.retention_days,
+        dry_run=given.dry_run,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        SCRIPT, description="Make assets, or check them.", formatter_class=argparse.RawTextHelpFormatter
+        STEP_SCRIPT, description="Materialise assets, or check them.", formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add("--step", action="append", default=[], metavar="ADDRESS", help="an asset to make, raw/dsi/sensor; repeatable")
-    add("--check", action="append", default=[], metavar="ADDRESS[:NAME]", help="an asset to check; repeatable")
+    add("--asset", action="append", default=[], metavar="ADDRESS", help="an asset to materialise; repeatable")
+    add("--check", action="append", default=[], metavar="ADDRESS[:NAME]", help="an asset check to run; repeatable")
     add("--delivery", help="the delivery, yyyy-mm-dd-HH:MM:SS")
-    add("--run-date", help="the day that the curated layer is about, yyyy-mm-dd")
-    add("--days", type=int, help="for curated/dsi/days: how many days before the run date are kept")
-    add("--dry-run", action="store_true", help="for curated/dsi/…: do all but write and delete")
-    add("--landing-root", required=True, help="the folder or s3:// address that holds dsi/<delivery>/")
+    add("--run-date", help="the day of the curated layer, yyyy-mm-dd")
+    add("--retention-days", type=int, help="for curated/dsi/retention: how many days before the run date are kept")
+    add("--dry-run", action="store_true", help="for curated/dsi/…: do everything but write and delete")
+    add("--landing-root", required=True, help="the folder or s3:// address that holds <source>/<delivery>/")
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
-    add("--curated-root", help="the folder or s3:// address of the curated layer; for curated/dsi/…")
+    add("--curated-root", help="the folder or s3:// address of the curated layer")
     add("--catalog", help="the catalog of Unity Catalog in which tables are registered")
     add("--engine", choices=get_args(Engine), default="databricks", help="what runs the Spark code")
-    add("--orchestrator", default="by hand", help="who asks: dagster, airflow; it goes into the delivery log")
-    add("--run-id", default="", help="the orchestrator's identifier of the run; it goes into the delivery log")
+    add("--orchestrator", default="script", help="what starts the step; the delivery log records it")
+    add("--region", help="the AWS region of the buckets, if the process has no AWS_REGION")
+    add("--dagster-pipes-context", help=argparse.SUPPRESS)
+    add("--dagster-pipes-messages", help=argparse.SUPPRESS)
+    add("--run-id", default="", help="the orchestrator's identifier of the run; the delivery log records it")
     return parser
-
-
-def checks_of(report: Told) -> tuple[CheckReport, ...]:
-    """The checks that a report tells of."""
-    match report:
-        case CheckReport():
-            return (report,)
-        case Report():
-            return report.checks
-    return ()
-
-
-def level_of(check: CheckReport) -> int:
-    """How loud a log is to tell of a check."""
-    return logging.INFO if check.passed else logging.ERROR if check.blocking else logging.WARNING
-
-
-def _tell(report: Told, log: logging.Logger) -> None:
-    """Put what a step reports into its log, for those who read it there."""
-    if not isinstance(report, CheckReport):
-        plain = {"int", "bool"}
-        numbers = [f"{k} {v['raw_value']}" for k, v in report.metadata.items() if v["type"] in plain]
-        log.info("%s: %s", report.asset, ", ".join(numbers))
-    for check in checks_of(report):
-        verdict = "passed" if check.passed else "FAILED"
-        log.log(level_of(check), "%s, %s: %s %s", check.asset, check.name, verdict, check.description)
 
 
 @contextmanager
 def _pipes() -> Iterator[PipesContext | None]:
-    """The way back to Dagster, if Dagster Pipes asked for the step."""
+    """The connection to Dagster, if Dagster Pipes has started the step."""
     try:
         import dagster_pipes
     except ImportError:
         yield None
         return
-    parameters = dagster_pipes.PipesEnvVarParamsLoader()
+    parameters: dagster_pipes.PipesParamsLoader = dagster_pipes.PipesEnvVarParamsLoader()
+    if not parameters.is_dagster_pipes_process():
+        parameters = dagster_pipes.PipesCliArgsParamsLoader()  # serverless compute has no environment variables
     if not parameters.is_dagster_pipes_process():
         yield None
         return

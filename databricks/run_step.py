@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Do one step of a job: what a Databricks cluster runs, for Dagster, for Airflow or by hand.
+"""Run a step: what a Databricks cluster runs, for Dagster Pipes, for Airflow or for a person.
 
-    databricks/run_step.py --step raw/dsi/sensor --delivery 2026-01-31-06:00:00 --landing-root … --lake-root …
+    databricks/run_step.py --asset raw/dsi/sensor --delivery 2026-01-31-06:00:00 --landing-root … --lake-root …
 
-A door and nothing else: the code is in `biocloud_assets.run_step`. A cluster that checks the repository out doesn't
-install it, and runs this without `__file__`: so where the code lies is asked of the code object itself.
+Entry point; the implementation is in `biocloud_assets.run_step`. A cluster that checks the repository out doesn't
+install it, and runs this file without `__file__`, so the path of the checkout is taken from the code object.
 """
 
 import sys

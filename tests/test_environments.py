@@ -1,4 +1,4 @@
-"""The environments' file: that ours is right, and what a person is told who breaks it."""
+"""The environments' file: that it is valid, and the message for each mistake in one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from databricks.sdk.service.compute import DataSecurityMode
 
 from biocloud_assets.environments import load_environment, pinned, schema
 from biocloud_assets.errors import SettingsError
@@ -40,42 +41,62 @@ def test_a_cluster_comes_from_the_pool_and_names_no_node_type() -> None:
 
 
 def test_the_schema_for_editors_is_that_of_the_code() -> None:
-    """`python -m biocloud_assets.environments > databricks/environments.schema.json` makes it anew."""
+    """`python -m biocloud_assets.environments > databricks/environments.schema.json` writes it."""
     assert (ROOT / "databricks/environments.schema.json").read_text() == schema()
 
 
+@pytest.mark.parametrize("mode", [mode.value for mode in DataSecurityMode])
+def test_every_access_mode_of_databricks_is_accepted(tmp_path: Path, mode: str) -> None:
+    file = broken(tmp_path, "development.cluster.data_security_mode", mode)
+    assert load_environment(file, "development").new_cluster()["data_security_mode"] == mode
+
+
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("production.cluster.instance_pool", "x", "production.cluster.instance_pool: Extra inputs are not permitted"),
         ("production.cluster.instance_pool_id", None, "production.cluster.instance_pool_id: Field required"),
         ("staging", {}, "staging: Extra inputs are not permitted"),
         ("development.timeout_seconds", "soon", "development.timeout_seconds: Input should be a valid integer"),
         ("development.messages", "dbfs:/pipes", "development.messages: String should match"),
-        ("development.cluster.autoscale.min_workers", 9, "autoscale: min_workers no greater than max_workers"),
+        ("development.cluster.autoscale.min_workers", 9, "autoscale: max_workers greater than min_workers"),
+        ("development.cluster.autoscale", {"min_workers": 2, "max_workers": 2}, "max_workers greater than min_workers"),
+        ("development.cluster.num_workers", 1, "development.cluster: exactly one of num_workers and autoscale"),
+        ("development.cluster.data_security_mode", "SHARED", "development.cluster.data_security_mode: Input should be"),
+        ("development.region", None, "development.region: Field required"),
+        ("development.region", "Ireland", "development.region: String should match"),
+        ("development.serverless", {"environment_version": "4"}, "development: exactly one of cluster and serverless"),
+        ("development.run_as", {"group_name": "admins"}, "development: run_as a user or a service principal"),
+        ("development.viewers", [{}], "development.viewers.0: exactly one of user_name, group_name"),
+        (
+            "development.package_index",
+            "https://me:secret@example.org",
+            "development.package_index: String should match",
+        ),
+        ("development.retention_days", -1, "development.retention_days: Input should be greater than or equal to 0"),
         ("development.git.url", "https://me:secret@gitlab.com/x.git", "development.git.url: String should match"),
         ("development.libraries", [], "development.libraries: List should have at least 1 item"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(tmp_path: Path, path: str, value: Any, said: str) -> None:
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, path: str, value: Any, message: str) -> None:
     file = broken(tmp_path, path, value)
     with pytest.raises(SettingsError) as raised:
         load_environment(file, "development")
     assert raised.value.thing == str(file)
-    assert said in raised.value.found
+    assert message in raised.value.found
     assert "me:secret" not in str(raised.value)
 
 
-def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     file = broken(tmp_path, "development", {"lake": "s3://x"})
     with pytest.raises(SettingsError) as raised:
         load_environment(file, "production")
-    for key in ("landing_root", "lake_root", "git", "cluster", "libraries", "messages", "lake"):
+    for key in ("landing_root", "lake_root", "git", "region", "libraries", "messages", "lake"):
         assert f"development.{key}:" in raised.value.found
 
 
 @pytest.mark.parametrize("name", ["DATABRICKS_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password", "AWS_ACCESS_KEY_ID"])
-def test_a_secret_is_taken_by_reference_only(tmp_path: Path, name: str) -> None:
+def test_a_secret_is_accepted_by_reference_only(tmp_path: Path, name: str) -> None:
     path = "development.cluster.spark_env_vars"
     with pytest.raises(SettingsError) as raised:
         load_environment(broken(tmp_path, path, {name: "dapi-the-secret-itself"}), "development")
@@ -83,10 +104,10 @@ def test_a_secret_is_taken_by_reference_only(tmp_path: Path, name: str) -> None:
     assert "dapi-the-secret-itself" not in str(raised.value)
     reference = {name: "{{secrets/biocloud/token}}"}
     loaded = load_environment(broken(tmp_path, path, reference), "development")
-    assert loaded.new_cluster()["spark_env_vars"] == reference
+    assert loaded.new_cluster()["spark_env_vars"][name] == reference[name]
 
 
-def test_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_yaml_is_named_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "environments.yml"
     file.write_text("development:\n  git: [\n")
     with pytest.raises(SettingsError, match="line 3"):
@@ -101,3 +122,13 @@ def test_libraries_have_the_versions_of_the_lock(tmp_path: Path) -> None:
         pinned(["deltalake", "pandas"], lock)
     for name in ("development", "production"):
         pinned(load_environment(FILE, name).libraries, ROOT / "uv.lock")  # type: ignore[arg-type]
+
+
+def test_the_old_name_of_the_scheduler_is_read_with_a_warning(tmp_path: Path) -> None:
+    content = yaml.safe_load(FILE.read_text())
+    for name in ("development", "production"):
+        content[name]["in_charge"] = content[name].pop("scheduler")
+    file = tmp_path / "environments.yml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.warns(UserWarning, match="in_charge is now called scheduler"):
+        assert load_environment(file, "production").scheduler == load_environment(FILE, "production").scheduler

@@ -1,9 +1,7 @@
-"""Launching a step by Dagster Pipes: a run of `databricks/run_step.py` from the branch, on a cluster of the pool.
+"""Launch a step with Dagster Pipes: a Databricks run of `databricks/run_step.py` from the Git repository.
 
-What belongs here: one run from submission to its end, and what comes back from it. What doesn't: the step.
-
-Dagster's own client for this (`PipesDatabricksClient`) has no timeout, takes a cancelled run for a success, and leaves
-its messages behind; so the run is submitted and watched here, and Pipes carries the context there and the reports back.
+Dagster's own client for this (`PipesDatabricksClient`, 0.29) has no timeout, reports a cancelled run as a success, and
+leaves its messages behind. So the run is submitted and followed here, and Pipes transports the context and the results.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,10 +20,12 @@ from dagster_databricks.pipes import PipesUnityCatalogVolumesMessageReader
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service import jobs
 
-from biocloud_assets.environments import Environment
-from biocloud_assets.launch import workspace
-from biocloud_assets.run_step import SCRIPT, Step, Told, from_message
+from biocloud_assets.environments import Environment, pinned
+from biocloud_assets.launch import launcher, workspace
+from biocloud_assets.launch.launcher import Refusal, refuse
+from biocloud_assets.launch.workspace import Cause
 from biocloud_assets.settings import Settings
+from biocloud_assets.steps import STEP_SCRIPT, Materialization, Observation, StepRequest, StepResult, from_message
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -35,11 +36,6 @@ _WAITING = {
     jobs.RunLifeCycleState.QUEUED,
     jobs.RunLifeCycleState.WAITING_FOR_RETRY,
 }
-_OVER = {
-    jobs.RunLifeCycleState.INTERNAL_ERROR,
-    jobs.RunLifeCycleState.SKIPPED,
-    jobs.RunLifeCycleState.TERMINATED,
-}
 
 
 def resource(settings: Settings) -> dg.ResourceDefinition:
@@ -48,7 +44,7 @@ def resource(settings: Settings) -> dg.ResourceDefinition:
 
 
 class PipesLauncher:
-    """Launches steps on Databricks by Dagster Pipes.
+    """Launches steps on Databricks with Dagster Pipes.
 
     Args:
         settings: of an environment on Databricks.
@@ -57,101 +53,118 @@ class PipesLauncher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def run(self, context: Any, step: Step) -> Iterator[Told]:
-        """Do a step on a cluster.
+    def run(self, context: Any, request: StepRequest) -> Iterator[StepResult]:
+        """Run a step on a cluster.
 
         Args:
-            context: Dagster's, of the step.
-            step: what is to be done.
+            context: Dagster's, of the op.
+            request: what the step is asked to do.
 
         Yields:
-            what it reports, as soon as it is heard.
+            its results, each as soon as it is received.
 
         Raises:
             SettingsError: a setting is missing.
-            dg.Failure: the run failed, was cancelled, took too long, or didn't report all that it should have made. It
-                has been cancelled, if it was still there.
+            dg.Failure: the run failed, was cancelled, took too long, or didn't report every asset. It has been
+                cancelled, if it was still running.
+            dg.RetryRequested: the run failed for a reason that isn't known, and is repeated once.
         """
         settings, environment = self._settings, self._settings.environment
         client = workspace.client(settings)
         # Pipes doesn't know the context of a check, but that of the op in it.
         op: dg.OpExecutionContext = getattr(context, "op_execution_context", context)
-        heard = 0
+        received = 0
         run: _Run | None = None
         with dg.open_pipes_session(
             context=op,
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=_messages(environment, client, settings.s3_endpoint),
         ) as session:
-            run = _Run(client, environment, op.log, self._submission(op, step, session))
+            run = _Run(client, environment, op.log, self._submission(op, request, session))
             try:
-                for _ in run.watch():
-                    reports, heard = _new_reports(session, heard)
-                    yield from reports
+                for _ in run.follow():
+                    results, received = _new_results(session, received)
+                    yield from results
             except BaseException:
                 run.cancel()
                 raise
-        reports, heard = _new_reports(session, heard)
-        yield from reports
+        results, received = _new_results(session, received)
+        yield from results
         messages = session.get_custom_messages()
-        run.raise_unless_successful(refused=any("error" in message for message in messages))
-        told = [message.get("Report") or message.get("Sighting") or {} for message in messages]
-        missing = set(step.assets) - {report.get("asset") for report in told}
+        error = next((message["error"] for message in messages if "error" in message), None)
+        if error is not None and error.get("refused"):
+            raise refuse(op, str(error["message"]), Refusal(**error["refused"]))
+        if not run.successful:
+            cause = workspace.cause(run.state)
+            if error is not None and cause is not Cause.INFRASTRUCTURE:
+                cause = Cause.INFRASTRUCTURE if error["retryable"] else Cause.PERMANENT
+            failure = run.failure(retry=cause is Cause.INFRASTRUCTURE)
+            if cause is Cause.UNKNOWN:
+                raise launcher.retry(op.retry_number, remote=True, retries=1) from failure
+            raise failure
+        reported = {
+            result.asset
+            for message in messages
+            if isinstance(result := from_message(message), (Materialization, Observation))
+        }
+        missing = set(request.assets) - reported
         if missing:
             raise dg.Failure(
-                f"Databricks run {run.id} ended well, but didn't report {', '.join(sorted(missing))}",
+                f"Databricks run {run.id} succeeded, but didn't report {', '.join(sorted(missing))}",
                 metadata=run.metadata(),
             )
 
-    def _submission(self, op: dg.OpExecutionContext, step: Step, session: dg.PipesSession) -> dict[str, Any]:
+    def _submission(self, op: dg.OpExecutionContext, request: StepRequest, session: dg.PipesSession) -> dict[str, Any]:
         settings, environment = self._settings, self._settings.environment
-        new_cluster = environment.new_cluster()
-        new_cluster["spark_env_vars"] = {
-            **environment.cluster.spark_env_vars,
-            **session.get_bootstrap_env_vars(),
-        }
-        where = ["--landing-root", settings.landing, "--lake-root", settings.lake, "--curated-root", settings.curated]
-        if environment.catalog is not None:
-            where += ["--catalog", environment.catalog]
-        who = ["--orchestrator", "dagster", "--run-id", op.run.run_id]
+        reference = workspace.git_reference(settings)
+        libraries = pinned(environment.libraries, Path("uv.lock"))
+        compute = environment.compute(libraries)
+        parameters = [*request.arguments(), *self._locations(), "--region", environment.region]
+        parameters += ["--orchestrator", "dagster", "--run-id", op.run.run_id]
+        if "new_cluster" in compute:
+            compute["new_cluster"]["spark_env_vars"] |= session.get_bootstrap_env_vars()
+        else:  # serverless compute has no environment variables
+            parameters += [part for pair in session.get_bootstrap_cli_arguments().items() for part in pair]
         key = str(op.op_handle)
-        task = {
-            "task_key": key.replace(".", "__"),
-            "new_cluster": new_cluster,
-            "libraries": workspace.libraries(environment.libraries),
-            "spark_python_task": {
-                "python_file": SCRIPT,
-                "source": "GIT",
-                "parameters": [*step.arguments(), *where, *who],
-            },
-        }
+        what = request.delivery or request.run_date or ""
         return {
-            "run_name": f"{op.run.job_name} {key} {step.delivery or step.run_date or ''}".strip(),
-            "tasks": [jobs.SubmitTask.from_dict(task)],
-            "git_source": jobs.GitSource.from_dict(
+            **environment.run_settings(libraries),
+            "run_name": f"{op.run.job_name} {key} {what}".strip() + f" @ {reference}",
+            "git_source": {
+                "git_url": environment.git.url,
+                "git_provider": environment.git.provider,
+                **reference.git_source,
+            },
+            "tasks": [
                 {
-                    "git_url": environment.git.url,
-                    "git_provider": environment.git.provider,
-                    "git_branch": workspace.branch(settings),
+                    **compute,
+                    "task_key": key.replace(".", "__"),
+                    "spark_python_task": {"python_file": STEP_SCRIPT, "source": "GIT", "parameters": parameters},
                 }
-            ),
-            "timeout_seconds": environment.timeout_seconds,
+            ],
             "idempotency_token": workspace.idempotency_token(op.run.run_id, key, op.retry_number),
         }
 
+    def _locations(self) -> list[str]:
+        settings = self._settings
+        locations = ["--landing-root", settings.landing, "--lake-root", settings.lake]
+        locations += ["--curated-root", settings.curated]
+        catalog = settings.environment.catalog
+        return locations if catalog is None else [*locations, "--catalog", catalog]
+
 
 class _Run:
-    """One run on Databricks: submitted when it is made, and watched to its end."""
+    """One run on Databricks: submitted when it is created, and followed to its end."""
 
     def __init__(
         self, client: WorkspaceClient, environment: Environment, log: logging.Logger, submission: dict[str, Any]
     ) -> None:
         self._client, self._environment, self._log = client, environment, log
-        self.id = int(client.jobs.submit(**submission).bind()["run_id"])
-        self._run = jobs.Run()
+        self.id = workspace.submit(client, submission)
+        self.state = jobs.Run()
 
-    def watch(self) -> Iterator[None]:
-        """Look at the run, again and again, until it is over.
+    def follow(self) -> Iterator[None]:
+        """Ask for the state of the run until it has ended.
 
         Raises:
             dg.Failure: it waited for its cluster, or ran, longer than it may.
@@ -159,13 +172,14 @@ class _Run:
         began = ran = time.monotonic()
         seen = None
         while True:
-            self._run = self._client.jobs.get_run(self.id)
-            state = self._state.life_cycle_state
+            self.state = self._client.jobs.get_run(self.id)
+            state = self._life_cycle
             if state != seen:
-                self._log.info(f"Databricks run {self.id} is {state and state.value}: {self._run.run_page_url}")
+                self._log.info(f"Databricks run {self.id} is {state and state.value}: {self.state.run_page_url}")
                 seen = state
             yield
-            if state in _OVER:
+            if workspace.has_ended(self.state):
+                self._log_commit()
                 return
             now = time.monotonic()
             if state in _WAITING:
@@ -173,55 +187,66 @@ class _Run:
                 if now - began > self._environment.start_timeout_seconds:
                     limit = f"start_timeout_seconds, {self._environment.start_timeout_seconds}"
                     raise self._failure(f"waits for its cluster for longer than {limit}")
-            # Databricks keeps the limit itself, from when the cluster is there; this is for when it doesn't.
+            # Databricks enforces the limit itself once the cluster has started; this is the backstop.
             elif now - ran > self._environment.timeout_seconds + self._environment.start_timeout_seconds:
                 raise self._failure(f"runs for longer than timeout_seconds, {self._environment.timeout_seconds}")
             time.sleep(self._environment.poll_seconds)
 
     def cancel(self) -> None:
-        """Cancel the run if it isn't over, for nobody waits for it any more."""
+        """Cancel the run if it hasn't ended."""
         try:
             self._client.jobs.cancel_run(self.id)
             self._log.info(f"Databricks run {self.id} was cancelled")
-        except DatabricksError as error:  # what made it necessary is what is told, and this beside it
+        except DatabricksError as error:  # logged beside the error that made it necessary
             self._log.error(f"Databricks run {self.id} could not be cancelled, and may still be running: {error}")
 
-    def raise_unless_successful(self, *, refused: bool) -> None:
-        """Raise the failure of a run that is over, with its reason.
+    @property
+    def successful(self) -> bool:
+        """Whether the run has ended, and well."""
+        return self._result is jobs.RunResultState.SUCCESS
+
+    def failure(self, *, retry: bool) -> dg.Failure:
+        """The failure of a run that has ended, with its reason.
 
         Args:
-            refused: whether the step said that another try won't mend it.
+            retry: whether a repetition can help.
         """
-        if self._state.result_state == jobs.RunResultState.SUCCESS:
-            return
-        state = self._state.result_state or self._state.life_cycle_state
-        # Whoever cancels a run on Databricks doesn't want the next one to start a few seconds later.
-        retries = not refused and state is not jobs.RunResultState.CANCELED
-        reason = workspace.reason(self._client, self._run)
-        raise self._failure(f"ended as {state and state.value}: {reason}", allow_retries=retries)
+        state = self._result or self._life_cycle
+        reason = workspace.reason(self._client, self.state)
+        return self._failure(f"ended as {state and state.value}: {reason}", allow_retries=retry)
 
     def metadata(self) -> dict[str, Any]:
-        """Where to look at the run."""
-        url = self._run.run_page_url
+        """The identifier and the page of the run."""
+        url = self.state.run_page_url
         return {"databricks_run_id": self.id, **({"databricks_run": dg.MetadataValue.url(url)} if url else {})}
 
     @property
-    def _state(self) -> jobs.RunState:
-        return self._run.state or jobs.RunState()
+    def _life_cycle(self) -> jobs.RunLifeCycleState | None:
+        return None if self.state.state is None else self.state.state.life_cycle_state
+
+    @property
+    def _result(self) -> jobs.RunResultState | None:
+        return None if self.state.state is None else self.state.state.result_state
+
+    def _log_commit(self) -> None:
+        """Log which commit a branch or a tag was when the run checked it out."""
+        source = self.state.git_source
+        if source is not None and source.git_snapshot is not None and source.git_snapshot.used_commit:
+            self._log.info(f"Databricks run {self.id} ran the commit {source.git_snapshot.used_commit}")
 
     def _failure(self, text: str, *, allow_retries: bool = True) -> dg.Failure:
         return dg.Failure(f"Databricks run {self.id} {text}", metadata=self.metadata(), allow_retries=allow_retries)
 
 
-def _new_reports(session: dg.PipesSession, heard: int) -> tuple[list[Told], int]:
-    """What has been reported since, and how many messages there are now."""
+def _new_results(session: dg.PipesSession, received: int) -> tuple[list[StepResult], int]:
+    """The results that have arrived since, and the number of messages so far."""
     messages = session.get_custom_messages()
-    reports = [from_message(message) for message in messages[heard:]]
-    return [report for report in reports if report is not None], len(messages)
+    results = [from_message(message) for message in messages[received:]]
+    return [result for result in results if result is not None], len(messages)
 
 
 def _messages(environment: Environment, client: WorkspaceClient, s3_endpoint: str | None) -> dg.PipesMessageReader:
-    """What reads the messages of a run, in S3 or in a volume, and clears them away."""
+    """Reads the messages of a run, in S3 or in a volume, and deletes them."""
     interval = min(1.0, environment.poll_seconds)
     if environment.messages.startswith("/Volumes/"):
         return PipesUnityCatalogVolumesMessageReader(
@@ -231,7 +256,7 @@ def _messages(environment: Environment, client: WorkspaceClient, s3_endpoint: st
 
 
 class _S3Messages(PipesS3MessageReader):
-    """Dagster's reader of messages in S3, below a prefix of ours, which it leaves empty."""
+    """Dagster's reader of messages in S3, below a given prefix, which it leaves empty."""
 
     def __init__(self, root: str, endpoint: str | None, interval: float) -> None:
         import boto3

@@ -1,16 +1,13 @@
-"""What both ways to Databricks share: the client, the token that makes a submission repeatable, the branch.
-
-What belongs here: talking to a workspace. What doesn't: what is submitted (`step_launcher`, `pipes`).
-"""
+"""The Databricks workspace in which steps run: client, Git reference, idempotency token, and why a run failed."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
 
-from biocloud_assets.environments import pinned
 from biocloud_assets.errors import SettingsError
 from biocloud_assets.settings import Settings
 
@@ -43,44 +40,111 @@ def client(settings: Settings) -> WorkspaceClient:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
 
-    # It repeats what got lost or was throttled, but for no longer than a step may wait for its cluster.
+    # It repeats failed and throttled requests, but no longer than a step may wait for its cluster.
     retry_seconds = min(_RETRY_SECONDS, settings.environment.start_timeout_seconds)
     return WorkspaceClient(config=Config(host=host(settings), product="biocloud", retry_timeout_seconds=retry_seconds))
 
 
+def submit(client: WorkspaceClient, body: dict[str, Any]) -> int:
+    """Submit a run, and return its identifier.
+
+    Args:
+        client: of the workspace.
+        body: that of the Jobs API, https://docs.databricks.com/api/workspace/jobs/submit.
+    """
+    from databricks.sdk.service import jobs
+
+    types: dict[str, Any] = {
+        "access_control_list": jobs.JobAccessControlRequest,
+        "environments": jobs.JobEnvironment,
+        "git_source": jobs.GitSource,
+        "run_as": jobs.JobRunAs,
+        "tasks": jobs.SubmitTask,
+    }
+    arguments = dict(body)
+    for name in types.keys() & body.keys():
+        value = body[name]
+        parse = types[name].from_dict
+        arguments[name] = [parse(one) for one in value] if isinstance(value, list) else parse(value)
+    return int(client.jobs.submit(**arguments).bind()["run_id"])
+
+
 def reason(client: WorkspaceClient, run: Run) -> str:
-    """Why a run ended as it did, in the words of Databricks: those of the script, if it came that far."""
+    """Why a run ended as it did: the error of the script, or else the message of Databricks."""
     from databricks.sdk.errors.base import DatabricksError
 
     task = run.tasks[0].run_id if run.tasks else None
     try:
         error = client.jobs.get_run_output(task).error if task is not None else None
-    except DatabricksError:  # a run that never had a cluster has no output, only a state
+    except DatabricksError:  # a run that never had a cluster has no output
         error = None
     return error or (run.state and run.state.state_message) or "no reason given"
 
 
 def idempotency_token(run_id: str, step_key: str, attempt: int) -> str:
-    """The same for the same attempt at a step, so that a submission whose answer got lost can be repeated.
+    """The same for the same attempt at a step, so that a submission without an answer can be repeated.
 
-    It has 64 characters, the most that Databricks takes.
+    It has 64 characters, the most that Databricks accepts.
     """
     return hashlib.sha256(f"{run_id}/{step_key}/{attempt}".encode()).hexdigest()
 
 
-def libraries(names: list[str], lock: Path = Path("uv.lock")) -> list[dict[str, dict[str, str]]]:
-    """Libraries for a cluster, in the versions of uv.lock, as the Jobs API takes them."""
-    return [{"pypi": {"package": package}} for package in pinned(names, lock)]
+@dataclass(frozen=True)
+class GitReference:
+    """What Databricks checks out: Databricks resolves a branch or a tag anew for each run, so only a commit is fixed.
+
+    Attributes:
+        kind: what it is.
+        name: the name of the branch or tag, or the commit.
+    """
+
+    kind: Literal["branch", "tag", "commit"]
+    name: str
+
+    def __str__(self) -> str:
+        return self.name[:12] if self.kind == "commit" else self.name
+
+    @property
+    def git_source(self) -> dict[str, str]:
+        """The keys of `git_source` in the Jobs API."""
+        return {f"git_{self.kind}": self.name}
+
+
+def git_reference(settings: Settings) -> GitReference:
+    """The code that is to run: the setting, or the branch of the current folder.
+
+    Raises:
+        SettingsError: there is neither, or more than one setting.
+    """
+    given = [
+        reference
+        for reference in (
+            GitReference("branch", settings.git_branch or ""),
+            GitReference("tag", settings.git_tag or ""),
+            GitReference("commit", settings.git_commit or ""),
+        )
+        if reference.name
+    ]
+    if len(given) > 1:
+        raise SettingsError(
+            "the Git reference",
+            expected="one of BIOCLOUD_GIT_BRANCH, BIOCLOUD_GIT_TAG and BIOCLOUD_GIT_COMMIT",
+            found=" and ".join(f"{reference.kind} {reference.name}" for reference in given),
+            hint="Unset the others.",
+        )
+    return given[0] if given else GitReference("branch", _current_branch())
 
 
 def branch(settings: Settings) -> str:
-    """The branch whose code is to run: the setting, or that of the current folder.
+    """The branch of the settings, or that of the current folder.
 
     Raises:
         SettingsError: there is neither.
     """
-    if settings.git_branch is not None:
-        return settings.git_branch
+    return settings.git_branch or _current_branch()
+
+
+def _current_branch() -> str:
     try:
         asked = subprocess.run(
             ["git", "rev-parse", "--abbrev-ref", "HEAD"], capture_output=True, text=True, check=True, timeout=30
@@ -93,6 +157,56 @@ def branch(settings: Settings) -> str:
             "BIOCLOUD_GIT_BRANCH",
             expected="the branch whose code runs on Databricks",
             found="a commit without a branch" if found == "HEAD" else found,
-            hint="Set BIOCLOUD_GIT_BRANCH to a branch that has been pushed.",
+            hint="Set BIOCLOUD_GIT_BRANCH, BIOCLOUD_GIT_TAG or BIOCLOUD_GIT_COMMIT to one that has been pushed.",
         )
     return found
+
+
+class Cause(Enum):
+    """What made a run fail, and how often it is repeated therefore."""
+
+    INFRASTRUCTURE = "infrastructure"
+    """The cloud or the platform: the step is repeated for more than half an hour."""
+
+    UNKNOWN = "unknown"
+    """The step was lost without a reason that its script has given: it is repeated once."""
+
+    PERMANENT = "permanent"
+    """A repetition can't help, or a person has cancelled the run."""
+
+
+# databricks-sdk, `TerminationCodeCode`, explains each; `TerminationTypeType` says whose error it is.
+_INFRASTRUCTURE_TYPES = {"CLOUD_FAILURE", "INTERNAL_ERROR"}
+_INFRASTRUCTURE_CODES = {
+    "CLOUD_FAILURE",
+    "CLUSTER_ERROR",
+    "CLUSTER_REQUEST_LIMIT_EXCEEDED",
+    "DRIVER_ERROR",
+    "INTERNAL_ERROR",
+    "MAX_CONCURRENT_RUNS_EXCEEDED",
+    "MAX_JOB_QUEUE_SIZE_EXCEEDED",
+    "MAX_SPARK_CONTEXTS_EXCEEDED",
+    "REPOSITORY_CHECKOUT_FAILED",
+    "STORAGE_ACCESS_ERROR",
+    "WORKSPACE_RUN_LIMIT_EXCEEDED",
+}
+# CANCELED is by the platform, which has a limit of time; by a person it is USER_CANCELED.
+_UNKNOWN_CODES = {"CANCELED", "LIBRARY_INSTALLATION_ERROR", "RUN_EXECUTION_ERROR"}
+
+
+def has_ended(run: Run) -> bool:
+    """Whether a run has ended, in whatever way."""
+    state = run.state.life_cycle_state if run.state is not None else None
+    return state is not None and state.value in {"INTERNAL_ERROR", "SKIPPED", "TERMINATED"}
+
+
+def cause(run: Run) -> Cause:
+    """What made a run fail, as Databricks says it; the run has ended without success."""
+    details = run.status.termination_details if run.status is not None else None
+    code = details.code.value if details is not None and details.code is not None else ""
+    kind = details.type.value if details is not None and details.type is not None else ""
+    if code == "USER_CANCELED":
+        return Cause.PERMANENT
+    if kind in _INFRASTRUCTURE_TYPES or code in _INFRASTRUCTURE_CODES:
+        return Cause.INFRASTRUCTURE
+    return Cause.UNKNOWN if code in _UNKNOWN_CODES else Cause.PERMANENT

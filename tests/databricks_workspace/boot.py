@@ -5,9 +5,12 @@ Runs as a process of its own (`runs` starts it with a job as JSON on stdin), so 
 As on Databricks the script's text is compiled and executed by the runtime: `__file__` is not defined (the path is in
 `sys.argv[0]` and in the code's `co_filename`), its folder is not put on `sys.path`, `spark`, `sc` and `dbutils` are
 globals, and SystemExit is a failure, even `sys.exit(0)`: https://github.com/NVIDIA/cudf-spark-benchmarks/pull/251,
-https://github.com/mozilla/python_mozetl/pull/316. Libraries aren't installed but compared with what is there.
-The paths /dbfs and /Volumes are mapped into the workspace's folder for Python's own file functions only: not for
-Spark, native code or child processes. The process ends with the script, whatever threads it leaves.
+https://github.com/mozilla/python_mozetl/pull/316. Libraries aren't installed but compared with what is there, and a
+package that is neither in `_RUNTIME` nor required by a library can't be imported. A library that requires PySpark is a
+failure, because pip would install the PySpark of PyPI over the runtime's, which pip doesn't know of.
+
+The paths /dbfs and /Volumes are mapped into the workspace's folder for Python's own file functions only: not for Spark,
+native code or child processes. The process ends with the script, even if the script leaves threads behind.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,12 @@ _SAIL_ENVIRONMENT = {
     "SAIL_PARQUET__ENABLE_PAGE_INDEX": "false",
     "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
 }
+
+# What this project uses of https://docs.databricks.com/aws/en/release-notes/runtime/17.3lts#installed-python-libraries.
+# The engines stand in for the runtime's Spark.
+_RUNTIME = ["boto3", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "requests"]
+_ENGINE = ["pyspark", "pysail", "delta-spark", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard"]
+_RUNTIME_SPARK = {"pyspark", "pyspark-client", "pyspark-connect"}
 
 _servers: list[Any] = []  # Sail's server stops when the last reference to it goes
 
@@ -44,6 +54,7 @@ def main() -> None:
     if failure is not None:
         _report(job, state="library failure", error=failure)
         return
+    _hide_other_packages(job["libraries"])
     spark, context = _start_spark(job["engine"], job["spark_conf"])
     _map_paths(root)
     script = types.ModuleType("__main__")
@@ -95,11 +106,64 @@ def _install(libraries: list[dict[str, Any]], root: str) -> str | None:
                 return f"{name} No matching distribution found for {value['package']}: the cluster has none."
             if not requirement.specifier.contains(found, prereleases=True):
                 return f"{name} No matching distribution found for {value['package']}: the cluster has {found}."
+            if replaced := _RUNTIME_SPARK & _closure([requirement]):
+                return f"{name} It would install {', '.join(sorted(replaced))} of PyPI over the runtime's own Spark."
         elif kind == "whl" and Path(_mapped(value, root)).is_file():
             sys.path.insert(0, _mapped(value, root))
         else:
             return f"{name} The local cluster installs only packages of PyPI that it has, and wheels that exist."
     return None
+
+
+def _closure(requirements: list[Any]) -> set[str]:
+    """The names of the installed distributions that some requirements need, themselves included."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: set[str] = set()
+    todo = list(requirements)
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        key = f"{name}[{','.join(sorted(requirement.extras))}]"
+        if key in found:
+            continue
+        found |= {key, name}
+        try:
+            requires = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for text in requires:
+            needed = Requirement(text)
+            extras = requirement.extras or {""}
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(needed)
+    return {name for name in found if "[" not in name}
+
+
+class _Finder(PathFinder):
+    """Finds modules on `sys.path`, except those of packages that a cluster doesn't have."""
+
+    hidden: frozenset[str] = frozenset()
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> Any:
+        return None if fullname.partition(".")[0] in cls.hidden else PathFinder.find_spec(fullname, path, target)
+
+
+def _hide_other_packages(libraries: list[dict[str, Any]]) -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    asked = [library["pypi"]["package"] for library in libraries if "pypi" in library]
+    there = _closure([Requirement(name) for name in (*asked, *_RUNTIME)]) | set(_ENGINE)
+    there |= {"packaging", "setuptools", "pip", "py4j"}
+    _Finder.hidden = frozenset(
+        module
+        for module, distributions in importlib.metadata.packages_distributions().items()
+        if not there & {canonicalize_name(name) for name in distributions}
+    )
+    sys.meta_path[sys.meta_path.index(PathFinder)] = _Finder
 
 
 def _start_spark(engine: str | None, configuration: dict[str, Any]) -> tuple[Any, Any]:

@@ -1,11 +1,10 @@
-"""Runs: the life of a run and its tasks on a cluster, which is a subprocess here.
+"""Runs: the states of a run and its tasks on a cluster, which is a subprocess here, or on serverless compute.
 
-What belongs here: states, clone, subprocess, and their end. What doesn't: what may be submitted (`submission`), HTTP
-(`server`), and what happens inside of the cluster's Python (`boot`).
+What happens inside of the cluster's Python is in `boot`.
 
 Sources: https://docs.databricks.com/api/workspace/jobs/getrun and …/jobs/getrunoutput for the fields and states; the
-messages are those that users quote in public issues. On purpose `timeout_seconds` counts from RUNNING on, and a
-library counts as installed if the cluster's Python has it.
+messages are those that users quote in public issues. Two differences are intended: `timeout_seconds` counts from
+RUNNING on, and a library counts as installed if the Python of these tests has it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class State:
-    """Where a run or task is: `state` of Jobs 2.1, and `status` of Jobs 2.2 beside it."""
+    """The state of a run or task: `state` of Jobs 2.1 and `status` of Jobs 2.2."""
 
     life_cycle: str
     result: str | None = None
@@ -52,13 +52,14 @@ class State:
         status: dict[str, Any] = {"state": "TERMINATED" if self.is_final else self.life_cycle}
         if self.result is not None:
             state["result_state"] = self.result
-            kind = {"SUCCESS": "SUCCESS", "CLUSTER_ERROR": "CLOUD_FAILURE"}.get(self.code, "CLIENT_ERROR")
+            kinds = {"SUCCESS": "SUCCESS", "CLUSTER_ERROR": "CLOUD_FAILURE", "INTERNAL_ERROR": "INTERNAL_ERROR"}
+            kind = kinds.get(self.code, "CLIENT_ERROR")
             status["termination_details"] = {"code": self.code, "type": kind, "message": self.message}
         return {"state": state, "status": status}
 
 
 class _Ended(Exception):  # noqa: N818 - an end, not always an error
-    """A task has come to its end, whichever."""
+    """A task has ended, in whatever way."""
 
     def __init__(self, state: State, error: str = "", trace: str = "") -> None:
         super().__init__(state.message)
@@ -82,7 +83,7 @@ _UPSTREAM_FAILED = State("SKIPPED", "UPSTREAM_FAILED", "An upstream task failed.
 
 @dataclass
 class Plan:
-    """What shall happen to the next run: see `Workspace.plan_run`."""
+    """What happens to the next run: see `Workspace.plan_run`."""
 
     how: str
     message: str = ""
@@ -160,7 +161,15 @@ class TaskRun:
         if plan.how in ("pending", "slow"):
             ready = float("inf") if plan.how == "pending" else time.monotonic() + plan.seconds
             self._wait(lambda: time.monotonic() > ready)
-        self.cluster_id = f"{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        if not self.is_serverless:
+            self.cluster_id = f"{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        if plan.how == "no cluster":
+            raise _broken(
+                "CLUSTER_ERROR",
+                f"Unexpected failure while waiting for the cluster ({self.cluster_id}) to be ready: Cluster"
+                f" {self.cluster_id} is in unexpected state Terminated: AWS_INSUFFICIENT_INSTANCE_CAPACITY_FAILURE"
+                "(CLOUD_FAILURE)",
+            )
         if plan.how not in ("fail", "hang"):
             self._start_cluster()
             self._wait(lambda: self._report()["state"] != "starting" or self._has_exited())
@@ -186,16 +195,18 @@ class TaskRun:
 
     def _start_cluster(self) -> None:
         """Clone, and start the cluster's Python; the job goes over its stdin, so that no secret is in a file."""
-        workspace, python, cluster = self.workspace, self.task["spark_python_task"], self.task["new_cluster"]
+        workspace, python, cluster = self.workspace, self.task["spark_python_task"], self.task.get("new_cluster") or {}
         for name in ("home", "tmp", "driver"):
             (self.folder / name).mkdir(parents=True)
         # Nothing of the process that tests: no secret of it, and none of its import paths.
         basics = {name: os.environ[name] for name in ("PATH", "JAVA_HOME") if name in os.environ}
         basics |= {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "LANG": "C.UTF-8"}
         basics |= {"TZ": "Etc/UTC", "PYTHONUNBUFFERED": "1"}
-        basics["DATABRICKS_RUNTIME_VERSION"] = ".".join(cluster["spark_version"].split(".")[:2])
+        version = ".".join(cluster["spark_version"].split(".")[:2]) if cluster else f"client.{self._serverless_version}"
+        basics["DATABRICKS_RUNTIME_VERSION"] = version
         given = {name: self._resolve(value) for name, value in (cluster.get("spark_env_vars") or {}).items()}
-        self.environment = basics | given | workspace.instance_profile
+        # Serverless compute has neither an instance profile nor variables of the job.
+        self.environment = basics | given | ({} if self.is_serverless else workspace.instance_profile)
         if python.get("source") == "GIT":
             script = self._clone(basics) / python["python_file"]
             # https://docs.databricks.com/files/cwd-dbr-14.html: the folder of the script, not the repository's.
@@ -207,7 +218,7 @@ class TaskRun:
         job = {
             "script": str(script),
             "parameters": python.get("parameters") or [],
-            "libraries": self.task.get("libraries") or [],
+            "libraries": self._libraries,
             "engine": workspace.engine,
             "spark_conf": workspace.spark_conf | (cluster.get("spark_conf") or {}) | self._usage_tags(),
             "secrets": workspace.secrets,
@@ -228,6 +239,25 @@ class TaskRun:
         with self._process.stdin as stdin:
             stdin.write(json.dumps(job).encode())
 
+    @property
+    def is_serverless(self) -> bool:
+        return bool(self.task.get("environment_key"))
+
+    @property
+    def _serverless_environment(self) -> dict[str, Any]:
+        specs = {one["environment_key"]: one["spec"] for one in self.parent.body.get("environments") or []}
+        return specs[self.task["environment_key"]]
+
+    @property
+    def _serverless_version(self) -> str:
+        return self._serverless_environment["environment_version"]
+
+    @property
+    def _libraries(self) -> list[dict[str, Any]]:
+        if self.is_serverless:
+            return [{"pypi": {"package": name}} for name in self._serverless_environment.get("dependencies") or []]
+        return self.task.get("libraries") or []
+
     def _usage_tags(self) -> dict[str, str]:
         """The settings by which code on a cluster (of dagster-pipes, for one) finds out where it runs."""
         tags = {"clusterId": self.cluster_id or "", "clusterLogDeliveryEnabled": "false", "clusterLogDestination": ""}
@@ -238,7 +268,7 @@ class TaskRun:
         kind = next(key for key in ("git_branch", "git_tag", "git_commit") if source.get(key))
         reference = {"git_branch": "refs/remotes/origin/", "git_tag": "refs/tags/", "git_commit": ""}[kind]
         repository = self.workspace.repositories.get(source["git_url"])
-        folder = self.folder / "repository"
+        clone = self.folder / "clone"
 
         def git(*arguments: str) -> str:
             done = subprocess.run(["git", *arguments], env=environment, capture_output=True, text=True, check=False)
@@ -249,10 +279,14 @@ class TaskRun:
         if repository is None:
             message = f"Failed to checkout Git repository: {source['git_url']} does not exist or is not accessible."
             raise _broken("REPOSITORY_CHECKOUT_FAILED", message)
-        git("clone", "--quiet", "--no-checkout", str(repository), str(folder))
-        git("-C", str(folder), "checkout", "--quiet", "--detach", reference + source[kind])
-        self.parent.used_commit = git("-C", str(folder), "rev-parse", "HEAD")
-        return folder
+        git("clone", "--quiet", "--no-checkout", str(repository), str(clone))
+        git("-C", str(clone), "checkout", "--quiet", "--detach", reference + source[kind])
+        self.parent.used_commit = git("-C", str(clone), "rev-parse", "HEAD")
+        # As in tracebacks that users publish: the path names the commit, and there is no .git folder.
+        folder = self.folder / f"Workspace/Repos/.internal/{uuid.uuid4().hex[:10]}_commits/{self.parent.used_commit}"
+        folder.parent.mkdir(parents=True)
+        shutil.rmtree(clone / ".git")
+        return clone.rename(folder)
 
     def _resolve(self, value: str) -> str:
         def secret(match: re.Match[str]) -> str:

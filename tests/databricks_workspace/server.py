@@ -1,14 +1,12 @@
-"""A Databricks workspace on loopback: the REST API that the SDK, Dagster and Airflow call, and the faults of a bad day.
+"""A Databricks workspace on loopback: the REST API that the SDK, Dagster and Airflow call, with planned failures.
 
-What belongs here: HTTP, tokens, jobs, secrets, pools and clusters as they are looked up, faults, and the record of what
-was asked. What doesn't: DBFS and volumes (`storage`), what may be submitted (`submission`), what happens to a run
-(`runs`).
+DBFS and volumes are in `storage`, what may be submitted in `submission`, and what happens to a run in `runs`.
 
 Standard library only, so that any Python can serve it. Sources: https://docs.databricks.com/api/workspace/ (`jobs`,
-`clusters`, `instancepools`, `secrets`) and the docstrings of databricks-sdk. On purpose it differs: nothing lasts
-beyond `close`, and `/_control` exists only here (see `Workspace`). What it doesn't serve is 404 ENDPOINT_NOT_FOUND.
+`clusters`, `instancepools`, `secrets`) and the docstrings of databricks-sdk. Two differences are intended: nothing is
+kept after `close`, and `/_control` exists only here (see `Workspace`). Any other path is 404 ENDPOINT_NOT_FOUND.
 
-Nothing public fits in its place: moto has no Databricks; minilake 1.9 takes any token and runs jobs in Docker without
+No public package does the same: moto has no Databricks; minilake 1.9 accepts any token and runs jobs in Docker without
 `git_source`, brickhouse 0.1 is an alpha that pins deltalake 1.2, semblance-databricks 0.1 runs nothing.
 """
 
@@ -34,12 +32,13 @@ from tests.databricks_workspace.storage import Storage
 from tests.databricks_workspace.submission import check_submission
 
 POOL_ID, POOL_NAME = "1122-101010-reef1-pool-biocloud", "biocloud"
+POLICY_ID = "A1B2C3D4E5F60718"
 NODE_TYPE = "m5d.large"
 SPARK_VERSION = "17.3.x-scala2.13"
 _POOL = {"instance_pool_id": POOL_ID, "instance_pool_name": POOL_NAME, "node_type_id": NODE_TYPE, "state": "ACTIVE"}
 
 Answer = Literal["429", "500", "503", "drop", "drop after", "expire"]
-How = Literal["fail", "hang", "pending", "slow", "kill"]
+How = Literal["fail", "hang", "no cluster", "pending", "slow", "kill"]
 
 
 @dataclass
@@ -55,8 +54,8 @@ class _Fault:
 class Workspace(Storage):
     """A workspace, served from `start` (or `with`) to `close`.
 
-    The methods of "A bad day" and "What was seen" can be called by another process too: POST to `/_control/<method>`
-    with the arguments as a JSON object and the header `Authorization: Bearer <control_token>`.
+    The methods below "Planned failures" and "Records" can be called by another process too: POST to
+    `/_control/<method>` with the arguments as a JSON object and the header `Authorization: Bearer <control_token>`.
 
     Args:
         root: a folder of its own; DBFS, volumes and the runs' folders lie below.
@@ -124,7 +123,7 @@ class Workspace(Storage):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # A bad day
+    # Planned failures
 
     def fail_requests(
         self,
@@ -139,9 +138,11 @@ class Workspace(Storage):
         """Let the next requests fail whose path contains `path`.
 
         Args:
-            answer: a status code, `drop` (the connection, before anything is done), `drop after` (done, but the
-                client never hears of it) or `expire` (every token, from this request on).
-            times: how many requests; `after` as many that go well.
+            answer: a status code, `drop` (the connection, before anything is done), `drop after` (done, but without an
+                answer) or `expire` (every token, from this request on).
+            method: only requests with this method.
+            times: how many requests fail.
+            after: how many requests succeed before.
             retry_after: seconds, the header of 429 and 503.
         """
         if answer not in get_args(Answer):
@@ -156,8 +157,12 @@ class Workspace(Storage):
 
         Args:
             how: `fail` (with the message, the script doesn't run), `hang` (RUNNING until cancelled or timed out),
-                `pending` (never leaves PENDING), `slow` (stays PENDING for so many seconds) or `kill` (the cluster is
-                lost so many seconds after the script began).
+                `no cluster` (the cloud has no capacity for one), `pending` (never leaves PENDING), `slow` (stays
+                PENDING for so many seconds) or `kill` (the cluster is lost so many seconds after the script began).
+            message: the error of a run that fails.
+            seconds: see `how`.
+            task_key: only tasks with this key.
+            times: for how many tasks.
         """
         if how not in get_args(How):
             raise ValueError(f"how {how!r} is none of {get_args(How)}")
@@ -188,7 +193,7 @@ class Workspace(Storage):
         self._tokens = getattr(self, "_tokens", set()) | {self.token}
         return self.token
 
-    # What was seen
+    # Records
 
     def show_requests(self, path: str = "", method: str | None = None) -> list[dict[str, Any]]:
         """Every request so far whose path contains `path`, without its token."""
@@ -211,6 +216,16 @@ class Workspace(Storage):
             }
             for run in list(self.runs.values())
         ]
+
+    @property
+    def clusters(self) -> list[str]:
+        """The identifiers of the clusters that were started."""
+        return [task.cluster_id for run in self.runs.values() for task in run.tasks if task.cluster_id is not None]
+
+    def staged_files(self) -> list[str]:
+        """The files in DBFS and in the volumes."""
+        found = [path for folder in ("dbfs", "Volumes") for path in (self.root / folder).rglob("*")]
+        return [str(path) for path in found if path.is_file()]
 
     # Requests
 
@@ -306,7 +321,7 @@ class Workspace(Storage):
     @route("POST", r"2\.[12]/jobs/runs/submit")
     def _submit(self, request: Request) -> Any:
         body = request.body if isinstance(request.body, dict) else {}
-        tasks = check_submission(body, {POOL_ID})
+        tasks = check_submission(body, {POOL_ID}, {POLICY_ID})
         key = body.get("idempotency_token")
         with self._lock:
             if key and key in self._idempotency:
@@ -379,7 +394,7 @@ class Workspace(Storage):
     def _cluster(self, task: TaskRun) -> dict[str, Any]:
         state = "TERMINATED" if task.state.is_final else "RUNNING"
         own = {"cluster_id": task.cluster_id, "cluster_name": f"job-{task.parent.run_id}-run-{task.run_id}"}
-        return {**task.task["new_cluster"], **own, "state": state, "cluster_source": "JOB"}
+        return {**task.task.get("new_cluster", {}), **own, "state": state, "cluster_source": "JOB"}
 
     @route("GET", r"2\.[01]/clusters/list")
     def _list_clusters(self, request: Request) -> Any:

@@ -1,7 +1,8 @@
 """DBFS and the files in volumes, as folders of this machine.
 
-Sources: https://docs.databricks.com/api/workspace/dbfs, https://docs.databricks.com/api/workspace/files and the
-docstrings of databricks-sdk. On purpose the volumes are those that the workspace was made with.
+Sources: https://docs.databricks.com/api/workspace/dbfs, https://docs.databricks.com/api/workspace/files,
+https://docs.databricks.com/aws/en/dbfs/disable-dbfs-root-mounts and the docstrings of databricks-sdk. The volumes are
+those that the workspace was created with.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ _BLOCK_LIMIT = 1024**2  # for one read, put or add-block
 
 
 class Storage:
-    """The storage of a workspace, below `root`: `dbfs/` and `Volumes/`."""
+    """The storage of a workspace, below `root`: `dbfs/` and `Volumes/`.
+
+    Attributes:
+        disable_legacy_dbfs: the setting of a workspace that switches DBFS off, as it is in new workspaces.
+    """
+
+    disable_legacy_dbfs = False
 
     def __init__(self, root: Path, volumes: tuple[str, ...]) -> None:
         self.root = root.resolve()
@@ -41,6 +48,9 @@ class Storage:
         return self.root.joinpath(*([] if parts[:1] == ["Volumes"] else ["dbfs"]), *parts)
 
     def _dbfs(self, request: Request, *, exists: bool = False) -> Path:
+        if self.disable_legacy_dbfs:
+            message = f"Public DBFS root is disabled. Access is denied on path: {request.argument('path')}"
+            raise ApiError(403, "PERMISSION_DENIED", message)
         path = self.local_path(request.argument("path"))
         if exists and not path.exists():
             message = f"No file or directory exists on path {request.argument('path')}."

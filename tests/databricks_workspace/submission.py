@@ -1,8 +1,9 @@
 """What `jobs/runs/submit` accepts.
 
-Source: https://docs.databricks.com/api/workspace/jobs/submit; the messages are those that users quote in public issues.
-Stricter than Databricks on purpose, so that a wrong request is found: a key that it doesn't know is an error
-(Databricks ignores it). Less than Databricks: only `spark_python_task`, only new clusters, `run_if` only ALL_SUCCESS.
+Sources: https://docs.databricks.com/api/workspace/jobs/submit and the docstrings of databricks-sdk; the messages are
+those that users quote in public issues. It is stricter than Databricks, so that a wrong request is found: an unknown
+key is an error (Databricks ignores it), and so are clusters on which no Spark job would ever run. It supports less than
+Databricks: only `spark_python_task`, only new clusters and serverless compute, `run_if` only ALL_SUCCESS.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ _RUN_KEYS = _COMMON | {
     *("run_as", "run_name", "tasks"),
 }
 _CLUSTER_CHOICE = {"new_cluster", "existing_cluster_id", "libraries"}
-_TASK_KEYS = _COMMON | _CLUSTER_CHOICE | {"task_key", "description", "depends_on", "run_if", "spark_python_task"}
+_TASK_KEYS = (
+    _COMMON
+    | _CLUSTER_CHOICE
+    | {"task_key", "description", "depends_on", "environment_key", "run_if", "spark_python_task"}
+)
 _PYTHON_KEYS = {"python_file", "parameters", "source"}
 _GIT_KEYS = {"git_url", "git_provider", "git_branch", "git_tag", "git_commit"}
 _GIT_PROVIDERS = {
@@ -33,6 +38,12 @@ _CLUSTER_KEYS = {
     *("is_single_node", "kind", "node_type_id", "num_workers", "policy_id", "runtime_engine", "single_user_name"),
     *("spark_conf", "spark_env_vars", "spark_version", "ssh_public_keys", "use_ml_runtime", "workload_type"),
 }
+_DATA_SECURITY_MODES = {
+    *("DATA_SECURITY_MODE_AUTO", "DATA_SECURITY_MODE_DEDICATED", "DATA_SECURITY_MODE_STANDARD", "LEGACY_PASSTHROUGH"),
+    *("LEGACY_SINGLE_USER", "LEGACY_SINGLE_USER_STANDARD", "LEGACY_TABLE_ACL", "NONE", "SINGLE_USER"),
+    "USER_ISOLATION",
+}
+_PRINCIPALS = {"user_name", "group_name", "service_principal_name"}
 _LIBRARY_KEYS = {"pypi", "whl", "egg", "jar", "maven", "cran", "requirements"}
 
 
@@ -61,12 +72,13 @@ def _whole(what: str, value: Any) -> int:
     return number
 
 
-def check_submission(body: dict[str, Any], pools: set[str]) -> list[dict[str, Any]]:
+def check_submission(body: dict[str, Any], pools: set[str], policies: set[str]) -> list[dict[str, Any]]:
     """The tasks of a submission; a task given at the top level (the format before Jobs 2.1) becomes the only one.
 
     Args:
         body: what was posted.
         pools: the ids of the workspace's instance pools.
+        policies: the ids of its cluster policies.
 
     Raises:
         ApiError: 400 INVALID_PARAMETER_VALUE, for the first rule that is broken.
@@ -88,9 +100,20 @@ def check_submission(body: dict[str, Any], pools: set[str]) -> list[dict[str, An
             raise _invalid(f"git_source.git_provider {git['git_provider']!r} is none of {sorted(_GIT_PROVIDERS)}.")
         if sum(bool(git.get(key)) for key in ("git_branch", "git_tag", "git_commit")) != 1:
             raise _invalid("Exactly one of git_branch, git_tag and git_commit must be specified in git_source.")
+    for entry in body.get("access_control_list") or []:
+        _only("access_control_list", entry, _PRINCIPALS | {"permission_level"}, required=("permission_level",))
+        if len(_PRINCIPALS & entry.keys()) != 1:
+            raise _invalid(f"An entry of access_control_list must have exactly one of {sorted(_PRINCIPALS)}: {entry}")
+    if "run_as" in body and len(_only("run_as", body["run_as"], {"user_name", "service_principal_name"})) != 1:
+        raise _invalid("Either user_name or service_principal_name should be specified in run_as.")
+    environments = {}
+    for environment in body.get("environments") or []:
+        _only("an environment", environment, {"environment_key", "spec"}, required=("environment_key", "spec"))
+        _only("spec", environment["spec"], {"environment_version", "dependencies"}, required=("environment_version",))
+        environments[environment["environment_key"]] = environment["spec"]
     keys = [task.get("task_key") if isinstance(task, dict) else None for task in tasks]
     for task in tasks:
-        _check_task(task, git is not None, pools)
+        _check_task(task, git is not None, set(environments), pools, policies)
         if keys.count(task["task_key"]) > 1:
             raise _invalid(f"Duplicate task key {task['task_key']}.")
         for upstream in task.get("depends_on", []):
@@ -99,7 +122,7 @@ def check_submission(body: dict[str, Any], pools: set[str]) -> list[dict[str, An
     return tasks
 
 
-def _check_task(task: Any, has_git: bool, pools: set[str]) -> None:
+def _check_task(task: Any, has_git: bool, environments: set[str], pools: set[str], policies: set[str]) -> None:
     _only("a task", task, _TASK_KEYS, required=("task_key", "spark_python_task"))
     if not re.fullmatch(r"[\w-]{1,100}", task["task_key"]):
         raise _invalid(f"The task key {task['task_key']!r} may have letters, digits, - and _, up to 100 characters.")
@@ -124,14 +147,20 @@ def _check_task(task: Any, has_git: bool, pools: set[str]) -> None:
             raise _invalid(f"A library must have exactly one of {sorted(_LIBRARY_KEYS)}: {library}")
         if "pypi" in library:
             _only("libraries.pypi", library["pypi"], {"package", "repo"}, required=("package",))
+    if task.get("environment_key"):
+        if task["environment_key"] not in environments:
+            raise _invalid(f"Task {task['task_key']} refers to an unknown environment: {task['environment_key']}.")
+        if task.get("new_cluster") or task.get("libraries"):
+            raise _invalid("A task with an environment_key runs on serverless compute: new_cluster, libraries.")
+        return
     if bool(task.get("new_cluster")) == bool(task.get("existing_cluster_id")):
         raise _invalid("Either new_cluster or existing_cluster_id must be specified.")
     if task.get("existing_cluster_id"):
         raise _invalid(f"Cluster {task['existing_cluster_id']} does not exist.")
-    _check_cluster(task["new_cluster"], pools)
+    _check_cluster(task["new_cluster"], pools, policies)
 
 
-def _check_cluster(cluster: Any, pools: set[str]) -> None:
+def _check_cluster(cluster: Any, pools: set[str], policies: set[str]) -> None:
     _only("new_cluster", cluster, _CLUSTER_KEYS, required=("spark_version",))
     if not re.fullmatch(r"\d+\.\d+\.x-[a-z0-9.-]*scala2\.1[23]", cluster["spark_version"]):
         raise _invalid(f"Invalid spark version {cluster['spark_version']}.")
@@ -147,11 +176,25 @@ def _check_cluster(cluster: Any, pools: set[str]) -> None:
     if ("num_workers" in cluster) == ("autoscale" in cluster):
         raise _invalid("Cluster validation error: exactly one of num_workers and autoscale must be specified.")
     if "num_workers" in cluster:
-        _whole("num_workers", cluster["num_workers"])
+        profile = (cluster.get("spark_conf") or {}).get("spark.databricks.cluster.profile")
+        # Databricks starts such a cluster, and each Spark job waits for a worker for ever.
+        if _whole("num_workers", cluster["num_workers"]) == 0 and profile != "singleNode":
+            raise _invalid("A cluster without workers must be a single node: spark.databricks.cluster.profile.")
     else:
         scale = _only("autoscale", cluster["autoscale"], {"min_workers", "max_workers"})
-        if _whole("min_workers", scale.get("min_workers")) > _whole("max_workers", scale.get("max_workers")):
-            raise _invalid("Cluster validation error: min_workers must not be more than max_workers.")
+        if _whole("min_workers", scale.get("min_workers")) >= _whole("max_workers", scale.get("max_workers")):
+            raise _invalid("Cluster validation error: max_workers must be strictly greater than min_workers.")
+    if cluster.get("policy_id") and cluster["policy_id"] not in policies:
+        raise _invalid(f"Cluster validation error: Can't find a cluster policy with id: {cluster['policy_id']}.")
+    if cluster.get("data_security_mode", "NONE") not in _DATA_SECURITY_MODES:
+        raise _invalid(
+            f"data_security_mode {cluster['data_security_mode']!r} is none of {sorted(_DATA_SECURITY_MODES)}."
+        )
+    for kind, log in _only(
+        "cluster_log_conf", cluster.get("cluster_log_conf") or {}, {"dbfs", "s3", "volumes"}
+    ).items():
+        if kind == "s3" and not (log.get("region") or log.get("endpoint")):
+            raise _invalid("cluster_log_conf.s3: either the region or the endpoint needs to be provided.")
     for key in ("spark_env_vars", "spark_conf", "custom_tags"):
         entries = cluster.get(key) or {}
         if not isinstance(entries, dict) or any(not isinstance(value, str) for value in entries.values()):

@@ -1,4 +1,4 @@
-"""The local workspace answers the real SDK as Databricks does, and has its bad days when it is told to."""
+"""The local workspace answers the real SDK as Databricks does, and fails as planned."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ print(dbutils.secrets.get("scope", "key"), json.dumps(sys.path))
     seen = json.loads(first)
     task = only_task(workspace, run_id)
     assert seen["argv"] == ["--delivery", "2026-11-01"]
-    assert seen["cwd"] == str(task.folder / "repository" / "jobs")
+    (checkout,) = (task.folder / "Workspace/Repos/.internal").glob(f"*_commits/{used}")
+    assert seen["cwd"] == str(checkout / "jobs")
+    assert not (checkout / ".git").exists()
     assert not seen["file"]
     assert "AWS_SECRET_ACCESS_KEY" not in seen["env"]
     assert seen["env"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
@@ -242,6 +244,14 @@ def test_the_same_idempotency_token_is_the_same_run(workspace: Workspace, client
         ({"cluster": {"instance_pool_id": None}}, "node_type_id"),
         ({"cluster": {"spark_version": "17"}}, "Invalid spark version 17"),
         ({"cluster": {"autoscale": {"min_workers": 1, "max_workers": 2}}}, "num_workers and autoscale"),
+        ({"cluster": {"num_workers": 0}}, "must be a single node"),
+        ({"cluster": {"policy_id": "unknown"}}, "Can't find a cluster policy with id: unknown"),
+        ({"cluster": {"driver_instance_pool_id": "unknown"}}, "Can't find an instance pool with id: unknown"),
+        ({"cluster": {"data_security_mode": "SHARED"}}, "data_security_mode 'SHARED'"),
+        ({"cluster": {"cluster_log_conf": {"s3": {"destination": "s3://b/l"}}}}, "region or the endpoint"),
+        ({"task": {"environment_key": "default"}}, "unknown environment: default"),
+        ({"access_control_list": [{"permission_level": "CAN_VIEW"}]}, "exactly one of"),
+        ({"run_as": {"group_name": "admins"}}, "Unknown field group_name in run_as"),
         ({"cluster": {"spark_env_vars": {"A": 1}}}, "spark_env_vars"),
         ({"git_source": None}, "git_source must be specified"),
         ({"git_source": {key: _SOURCE[key] for key in ("git_provider", "git_branch")}}, "git_url"),
@@ -331,6 +341,8 @@ def test_a_run_is_timed_out_once_it_is_running(workspace: Workspace, client: Wor
     assert only_task(workspace, run.run_id)._has_exited()
 
 
+@pytest.mark.databricks
+@pytest.mark.timeout(300)
 def test_planned_runs_hang_wait_fail_or_lose_their_cluster(workspace: Workspace, client: WorkspaceClient) -> None:
     commit(workspace, "import time; print('began', flush=True); time.sleep(600)")
     workspace.plan_run("pending")
