@@ -1,11 +1,11 @@
-"""How long Airflow takes to read the exported DAG files, beside the same by hand and by dag-factory.
+"""How long Airflow takes to load the exported DAG files, compared with the same DAGs by hand and by dag-factory.
 
     uv run python benchmarks/airflow_parse.py [--rounds 30]
 
-Warm: Airflow and its providers are imported, each round loads the file as Airflow does. The hand-written file
-has the same tasks, edges and outlets, in a loop; dag-factory reads the same from YAML. It runs in
-the environment `airflow-3-3` of tests/airflow/environments. The files are read in turns, so that a busy machine is busy
-for all of them; medians of all rounds, and the ratio to the hand-written one.
+Airflow and its providers are imported before; each round loads a file as Airflow does. The file by hand makes the same
+tasks, edges and outlets in a loop with the provider's own operator; dag-factory reads them from YAML. Everything runs
+in the environment `airflow-3-3` of tests/airflow/environments. The files are loaded in turns, so that other load on
+the machine affects all of them. Printed are medians, and the ratio to the file by hand.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ print("ANSWER", json.dumps({file: statistics.median(found) for file, found in ti
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The schedule and the tasks of an exported file, as an Airflow reads them."""
+    """The schedule and the tasks of an exported file, as Airflow loads them."""
     return dict(inside("-c", READ, str(file)))
 
 
@@ -65,7 +65,7 @@ print("ANSWER", json.dumps({"cron": getattr(dag.timetable, "expression", None), 
 
 
 def by_hand(cron: str | None, found: dict[str, Any]) -> str:
-    """A file with the same tasks, as one would write it by hand."""
+    """A file with the same tasks, written by hand."""
     edges = [(up, name) for name, task in found.items() for up in task["upstream"]]
     return f"""
 from datetime import timedelta
@@ -79,7 +79,6 @@ with DAG(
     dag_id="by_hand", schedule={cron!r}, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), catchup=False,
     max_active_runs=1, tags=["biocloud"],
     params={{"delivery": Param("", type="string"), "git_branch": Param("main", type="string")}},
-    user_defined_macros={{"token": lambda ti: ti.task_id}},
 ) as dag:
     for name, task in TASKS.items():
         DatabricksSubmitRunOperator(
@@ -93,7 +92,7 @@ with DAG(
 
 
 def dag_factory(cron: str | None, found: dict[str, Any], folder: Path) -> str:
-    """A file that makes the same tasks from YAML by dag-factory."""
+    """A file that loads the same tasks from YAML by dag-factory."""
     operator = "airflow.providers.databricks.operators.databricks.DatabricksSubmitRunOperator"
     content = {
         "by_dag_factory": {
@@ -120,7 +119,7 @@ def dag_factory(cron: str | None, found: dict[str, Any], folder: Path) -> str:
 
 
 def inside(*arguments: str) -> Any:
-    """Run Python in the environment of Airflow 3.3, and return what it answers."""
+    """Run Python in the environment of Airflow 3.3, and return its answer."""
     folder = ROOT / ".biocloud/environments/airflow-3-3"
     python, packages = folder / "bin/python", ROOT / "tests/airflow/environments/airflow-3-3.txt"
     subprocess.run(["uv", "venv", "--quiet", "--allow-existing", "--python=3.11", str(folder)], check=True)
@@ -140,7 +139,7 @@ def inside(*arguments: str) -> Any:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
@@ -149,7 +148,7 @@ def main() -> None:
         for exported in sorted((ROOT / "airflow_export/production/dags").glob("*.py")):
             if "DatabricksSubmitRunOperator" not in exported.read_text():
                 (seconds,) = measure(rounds, exported).values()
-                print(f"{exported.name}: {1000 * seconds:.1f} ms; it has no tasks on Databricks to compare with")
+                print(f"{exported.name}: {1000 * seconds:.1f} ms; no tasks on Databricks")
                 continue
             answer = read(exported)
             cron, found = answer["cron"], answer["tasks"]
@@ -164,7 +163,7 @@ def main() -> None:
 
 
 def measure(rounds: int, *files: Path) -> dict[str, float]:
-    """The median time to read each file, in seconds."""
+    """The median time to load each file, seconds."""
     return dict(inside("-c", MEASURE, str(rounds), *map(str, files)))
 
 

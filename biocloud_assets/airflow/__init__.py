@@ -1,1 +1,1 @@
-"""Airflow: its DAGs are made from the Dagster definitions, and put where Airflow finds them."""
+"""Export of the Dagster definitions to Airflow: generated DAG files, and their deployment."""

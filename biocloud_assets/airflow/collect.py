@@ -1,10 +1,7 @@
-"""From the Dagster definitions to the model: what each becomes in Airflow, or why it becomes nothing.
+"""From the Dagster definitions to the model: the counterpart of every definition in Airflow.
 
-What belongs here: reading the definitions, and a disposition for every one of them. What doesn't: how a DAG file looks
-(`render`). It is the one module of the export that imports Dagster.
-
-A task's place in the graph is that of its step in Dagster's own execution plan, so that whatever makes a step wait for
-another (data, a blocking check) does so in Airflow too.
+The ops of a job that run by `databricks/run_step.py` become one task, so that a run of the job starts one cluster. An
+op with the tags of `launch.script` becomes a task of its own. Of the export, only this module imports Dagster.
 """
 
 from __future__ import annotations
@@ -12,25 +9,28 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import dagster as dg
+
+# No public name in Dagster 1.13 gives the steps of a job with their outputs and dependencies.
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.execution.plan.step import ExecutionStep
 from pydantic import ValidationError
 
-from biocloud_assets.airflow.model import Dispatcher, Export, JobDag, Param, Row, RunDate, Schedule, Task
+from biocloud_assets.airflow.model import Dispatcher, Export, JobDag, MappingRow, Param, RunDate, Schedule, Task
+from biocloud_assets.curated.dsi.results import MANIFEST, OBSERVATION, RETENTION
 from biocloud_assets.environments import Environment, pinned
 from biocloud_assets.errors import ExportError
+from biocloud_assets.ingest.delivery_log import markers_path
+from biocloud_assets.launch.launcher import MAX_RETRIES, RETRY_DELAY_SECONDS
 from biocloud_assets.launch.script import ARGUMENTS_TAG, LIBRARIES_TAG, NOT_IN_AIRFLOW, SCRIPT_TAG, VARIABLES_TAG
-from biocloud_assets.raw.dsi import delivery
-from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG
-from biocloud_assets.raw.dsi.partitions import deliveries
-from biocloud_assets.run_step import SCRIPT, Step
+from biocloud_assets.raw import contract_of
+from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Settings
+from biocloud_assets.steps import STEP_SCRIPT, StepRequest
 
 EnvironmentName = Literal["development", "production"]
 
@@ -46,37 +46,37 @@ _DELIVERY_PARAM = Param(
 _RUN_DATE_PARAM = Param(
     name="run_date",
     pattern=r"^\d{4}-\d{2}-\d{2}$",
-    description="The day, yyyy-mm-dd; without one, the day that the schedule stands for.",
+    description="The day, yyyy-mm-dd; without one, the day of the schedule.",
     optional=True,
 )
 
-# A run of Airflow's takes a scheduler and a worker, where a tick of Dagster's is a call: it looks less often.
+# A run of a DAG needs a scheduler and a worker, so it costs more than a tick of a Dagster sensor.
 _SHORTEST_INTERVAL_MINUTES = 5
-_RUNS_PER_TICK = 20
+_LISTED_PER_RUN = 60
+_STARTED_PER_RUN = 20
 
 _RESOURCES = {
-    "lakehouse": "the arguments `--landing-root`, `--lake-root`, `--curated-root`, `--catalog` and `--days` of a task",
+    "lakehouse": "the arguments `--landing-root`, `--lake-root`, `--curated-root` and `--catalog` of a task",
     "step_launcher": "`DatabricksSubmitRunOperator` with the connection `databricks_default`",
 }
-_EXECUTORS = {
-    "in_process": "Airflow's own executor; the tasks do nothing but wait for Databricks",
-    "multiprocess": "Airflow's own executor; the tasks do nothing but wait for Databricks",
-}
+_EXECUTORS = dict.fromkeys(("in_process", "multiprocess"), "Airflow's executor; the tasks only wait for Databricks")
 
 
 def build_definitions(name: EnvironmentName) -> tuple[dg.Definitions, Settings]:
-    """The definitions of an environment, and its settings: those of the environments' file and nothing local."""
+    """The definitions of an environment and its settings, from the environments' file and nothing local."""
     from biocloud_assets.definitions import build_definitions as build
 
     defaults = Settings.model_fields
     settings = Settings(
         env=name,
-        # From the file, whatever the process that exports has in its environment: the same everywhere.
+        # Whatever the exporting process has in its environment, the export is the same.
         landing_root=None,
         lake_root=None,
         curated_root=None,
-        in_charge="dagster",  # to see what is on and off where Dagster starts the runs: so it is to be in Airflow
-        curated_days=defaults["curated_days"].default,
+        catalog=None,
+        git_branch=None,
+        scheduler_override="dagster",  # shows which schedules are running by default
+        retention_days=None,
         launcher="none",
         engine="databricks",
         lookback_days=defaults["lookback_days"].default,
@@ -92,219 +92,226 @@ def collect(
     branch: str,
     lock: Path = Path("uv.lock"),
 ) -> Export:
-    """Everything that is exported, of all definitions.
+    """The export of all definitions.
 
     Args:
         definitions: those of the environment.
-        settings: those that they were made with.
+        settings: those that they were built with.
         branch: the branch whose code the DAGs run.
         lock: the file uv.lock.
 
     Raises:
-        ExportError: a definition has no counterpart in Airflow, and doesn't say why; all of these are named.
+        ExportError: definitions have no counterpart in Airflow and no reason for it; all of them are named.
         SettingsError: a library is not in uv.lock.
     """
     try:
         return _Collector(definitions, settings, lock).export(branch)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise _cannot("the Dagster definitions", "values that fit into a DAG", "; ".join(faults)) from None
+        errors = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise _error("the Dagster definitions", "values that fit into a DAG", "; ".join(errors)) from None
 
 
 def asset_uri(environment: Environment, address: str) -> str:
-    """The URI by which Airflow knows an asset: where it lies, without a slash at the end.
+    """The URI by which Airflow knows an asset: where it is stored, without a slash at the end.
 
     Args:
-        environment: whose landing zone and lake.
-        address: `raw/dsi/sensor`. What lies in the landing zone or the curated folder has a root of its own.
+        environment: with the roots of the landing zone, the lake and the curated layer.
+        address: the asset's address, `raw/dsi/sensor`.
     """
-    head, _, rest = address.partition("/")
+    layer, _, path = address.partition("/")
     roots = {"landing": environment.landing_root, "curated": environment.curated_root}
-    root = roots.get(head, f"{environment.lake_root.rstrip('/')}/{head}").rstrip("/")
-    return f"{root if '://' in root else f'file://{root}'}/{rest}"
+    root, path = (roots[layer], path) if layer in roots else (environment.lake_root, address)
+    return f"{root if '://' in root else f'file://{root}'}".rstrip("/") + f"/{path}"
 
 
-def _cannot(thing: str, expected: str, found: str) -> NoReturn:
-    raise ExportError(
+def _error(thing: str, expected: str, found: str) -> ExportError:
+    return ExportError(
         thing,
         expected=expected,
         found=found,
-        hint="Teach biocloud_assets/airflow/collect.py what it becomes in Airflow, or say in its metadata, "
-        f"`{NOT_IN_AIRFLOW}`, why it becomes nothing.",
+        hint="Add the counterpart to biocloud_assets/airflow/collect.py, or give the definition the metadata "
+        f"`{NOT_IN_AIRFLOW}` with the reason why it has none.",
     )
 
 
-@dataclass
-class _Collector:
-    definitions: dg.Definitions
-    settings: Settings
-    lock: Path
+def _fail(thing: str, expected: str, found: str) -> NoReturn:
+    raise _error(thing, expected, found)
 
-    def __post_init__(self) -> None:
-        self.repository = self.definitions.get_repository_def()
+
+class _Collector:
+    def __init__(self, definitions: dg.Definitions, settings: Settings, lock: Path) -> None:
+        self.settings, self.lock = settings, lock
+        self.repository = definitions.get_repository_def()
         self.graph = self.repository.asset_graph
-        self.environment = self.settings.environment
-        self.name: EnvironmentName = self.settings.env  # type: ignore[assignment]  # never local
-        self.rows: list[Row] = []
-        self.homeless: list[str] = []
-        self.shared_pools: set[str] = set()
-        self.airflow_rules = self.environment.in_charge == "airflow"
+        self.environment = settings.environment
+        assert settings.env != "local"
+        self.name: EnvironmentName = settings.env
+        self.airflow_schedules = self.environment.scheduler == "airflow"
+        self.mapping: list[MappingRow] = []
+        self.unmapped: list[str] = []
+        self.tasks_of: dict[dg.AssetKey | dg.AssetCheckKey, list[str]] = defaultdict(list)
 
     @cached_property
     def jobs(self) -> list[dg.JobDefinition]:
-        """The jobs that are written by hand, in order; Dagster adds some of its own."""
+        """The jobs by name, without those that Dagster adds."""
         return sorted(
             (job for job in self.repository.get_all_jobs() if not job.name.startswith("__")), key=lambda job: job.name
         )
-
-    @cached_property
-    def ops_of_pool(self) -> dict[str, set[tuple[str, str]]]:
-        """Which ops, of which jobs, share a pool."""
-        found: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        for job in self.jobs:
-            for step in _steps(job):
-                if step.pool:
-                    found[step.pool].add((job.name, str(step.node_handle)))
-        return found
 
     def export(self, branch: str) -> Export:
         jobs = tuple(self.job(job) for job in self.jobs)
         dispatchers = tuple(self.sensors())
         self.schedules()
+        self.pools()
         self.assets()
         self.resources()
-        if self.homeless:
-            _cannot(
+        if self.unmapped:
+            _fail(
                 "the Dagster definitions",
                 "a counterpart in Airflow for each, or the reason why there is none",
-                "\n".join(["", *(f"  - {thing}" for thing in self.homeless), ""]),
+                "\n".join(["", *(f"  - {thing}" for thing in self.unmapped), ""]),
             )
-        new_cluster = self.environment.new_cluster()
-        git = {"git_url": self.environment.git.url, "git_provider": self.environment.git.provider}
         return Export(
             environment=self.name,
             branch=branch,
-            git=git,
-            cluster=new_cluster,
+            git={"git_url": self.environment.git.url, "git_provider": self.environment.git.provider},
+            cluster=self.environment.new_cluster(),
             timeout_seconds=self.environment.timeout_seconds,
             start_timeout_seconds=self.environment.start_timeout_seconds,
             poll_seconds=self.environment.poll_seconds,
             jobs=jobs,
             dispatchers=dispatchers,
-            rows=tuple(self.rows),
+            mapping=tuple(self.mapping),
         )
 
-    def row(self, kind: str, name: str, counterpart: str = "", reason: str = "") -> None:
-        self.rows.append(Row(kind=kind, name=name, counterpart=counterpart, reason=reason))
+    def add(self, kind: str, name: str, counterpart: str = "", reason: str = "") -> None:
+        self.mapping.append(MappingRow(kind=kind, name=name, counterpart=counterpart, reason=reason))
 
-    def excused(self, kind: str, name: str, metadata: Mapping[str, Any]) -> bool:
-        """Whether a definition says itself why it isn't in Airflow."""
+    def is_exempt(self, kind: str, name: str, metadata: Mapping[str, Any]) -> bool:
+        """Whether a definition has the reason why it isn't in Airflow."""
         reason = metadata.get(NOT_IN_AIRFLOW)
         if reason is None:
             return False
-        self.row(kind, name, reason=str(getattr(reason, "value", reason)))
+        self.add(kind, name, reason=str(getattr(reason, "value", reason)))
         return True
 
     # --- jobs, ops, policies ---
 
     def job(self, job: dg.JobDefinition) -> JobDag:
         params, run_date = self.partitions(job)
-        schedule = self.schedule_of(job)
+        steps_of_task: dict[str, list[ExecutionStep]] = defaultdict(list)
         steps = _steps(job)
-        names = {step.key: step.node_handle.name for step in steps}
-        tasks = tuple(self.task(job, step, names, params) for step in steps)
-        assets = [key for step in steps for key in _assets(step)]
+        by_run_step = [step for step in steps if SCRIPT_TAG not in _op(job, step).tags]
+        for step in steps:
+            merged = step in by_run_step and len(by_run_step) > 1
+            steps_of_task[job.name if merged else step.node_handle.name].append(step)
+        task_of_step = {step.key: name for name, found in steps_of_task.items() for step in found}
+        tasks = []
+        for name, found in steps_of_task.items():
+            upstream = {task_of_step[key] for step in found for key in step.get_execution_dependency_keys()} - {name}
+            tasks.append(self.task(job, name, found, tuple(sorted(upstream)), params))
+        assets = _assets(steps)
         owners = sorted({owner for key in assets for owner in self.graph.get(key).owners})
         domains = sorted({key.path[-2] for key in assets if len(key.path) > 2})
-        self.row("job", job.name, f"DAG `{job.name}`")
-        self.row(
-            "executor",
-            f"{job.executor_def.name} of {job.name}",
-            _EXECUTORS.get(job.executor_def.name) or self.unknown(f"executor {job.executor_def.name} of {job.name}"),
-        )
+        executor = job.executor_def.name
+        self.add("job", job.name, f"DAG `{job.name}`")
+        if executor not in _EXECUTORS:
+            self.unmapped.append(f"executor {executor} of {job.name}")
+        self.add("executor", f"{executor} of {job.name}", _EXECUTORS.get(executor, "unmapped"))
         return JobDag(
             name=job.name,
             description=job.description or "",
             owner=", ".join(owner.removeprefix("team:") for owner in owners) or "biocloud",
-            lineage=f"makes {', '.join(sorted(key.to_user_string() for key in assets))}" if assets else "no assets",
-            docs=self.docs(assets, job.name),
+            lineage=f"makes {', '.join(map(_address, assets))}" if assets else "no assets",
+            docs=self.docs(assets),
             tags=("biocloud", "generated", self.name, *domains),
             params=tuple(params),
             run_date=run_date,
-            schedule=schedule,
-            paused=schedule is not None and schedule.paused,
-            tasks=tasks,
+            schedule=self.schedule_of(job),
+            tasks=tuple(tasks),
         )
 
-    def docs(self, assets: Iterable[dg.AssetKey], job: str) -> str:
+    def docs(self, assets: Iterable[dg.AssetKey]) -> str:
         """The page about a job, in the repository's web view."""
-        pages = {f"docs/data-architecture/{'/'.join(key.path[:2])}.md" for key in assets}
-        existing = sorted(page for page in pages if (self.lock.parent / page).is_file())
-        page = existing[0] if existing else "docs/airflow.md"
+        pages = sorted({f"docs/data-architecture/{'/'.join(key.path[:2])}.md" for key in assets})
+        page = next((page for page in pages if (self.lock.parent / page).is_file()), "docs/airflow.md")
         return f"{self.environment.git.url.removesuffix('.git')}/-/blob/HEAD/{page}"
 
-    def task(self, job: dg.JobDefinition, step: ExecutionStep, names: Mapping[str, str], params: list[Param]) -> Task:
-        handle = step.node_handle
-        op = job.graph.get_node(handle).definition
-        label = f"op {handle} of {job.name}"
-        assets = _assets(step)
-        checks = _checks(step)
-        tags = dict(op.tags)
-        variables: dict[str, str] = {}
-        libraries = list(self.environment.libraries)
-        if SCRIPT_TAG in tags:
-            script = tags[SCRIPT_TAG]
-            arguments = self.fill(label, json.loads(tags[ARGUMENTS_TAG]), params)
-            libraries = sorted({*libraries, *json.loads(tags[LIBRARIES_TAG])})
-            variables = json.loads(tags[VARIABLES_TAG]).get(self.name, {})
-        elif assets or checks:
-            script = SCRIPT
-            # A step that makes assets makes their checks with them.
-            addresses = tuple(key.to_user_string() for key in assets)
-            checked = () if assets else tuple(dict.fromkeys(key.asset_key.to_user_string() for key in checks))
-            given = {param.name for param in params}
-            step_ = Step(
-                addresses,
-                checked,
-                delivery=_DELIVERY if "delivery" in given else None,
-                run_date=_RUN_DATE if "run_date" in given else None,
-            )
-            arguments = [*step_.arguments(), *self.place()]
+    def task(
+        self,
+        job: dg.JobDefinition,
+        name: str,
+        steps: list[ExecutionStep],
+        upstream: tuple[str, ...],
+        params: list[Param],
+    ) -> Task:
+        """The task of some steps: of one with a script of its own, or of all that run by `run_step`."""
+        ops = [_op(job, step) for step in steps]
+        assets = _assets(steps)
+        libraries, variables = list(self.environment.libraries), {}
+        if SCRIPT_TAG in ops[0].tags:
+            label = f"op {name} of {job.name}"
+            script = ops[0].tags[SCRIPT_TAG]
+            arguments = self.fill(label, json.loads(ops[0].tags[ARGUMENTS_TAG]), params)
+            libraries = sorted({*libraries, *json.loads(ops[0].tags[LIBRARIES_TAG])})
+            variables = json.loads(ops[0].tags[VARIABLES_TAG]).get(self.name, {})
+            retries = self.retry_policy(job, steps[0], label)
         else:
-            script, arguments = SCRIPT, []
-            self.unknown(f"{label}: it makes and checks no asset, and has no tag {SCRIPT_TAG}")
-        reads = sorted({parent for key in assets for parent in self.graph.get(key).parent_keys} - set(assets))
-        self.row("op", f"{handle} of {job.name}", f"task `{handle.name}` of DAG `{job.name}`")
-        retries = self.retries(job, op, handle, label)
+            script, arguments = STEP_SCRIPT, self.step_arguments(job, steps, params)
+            retries = {"retries": MAX_RETRIES, "retry_delay": RETRY_DELAY_SECONDS, "exponential": True}
+        for step in steps:
+            self.add("op", f"{step.node_handle} of {job.name}", f"task `{name}` of DAG `{job.name}`")
+        keys: list[dg.AssetKey | dg.AssetCheckKey] = [*assets, *_checks(steps)]
+        for key in keys:
+            self.tasks_of[key].append(f"`{name}` of DAG `{job.name}`")
+        reads = {parent for key in assets for parent in self.graph.get(key).parent_keys} - set(assets)
+        description = (job if len(steps) > 1 else ops[0]).description or ""
         return Task(
-            name=handle.name,
-            description=self.purpose(op, assets),
+            name=name,
+            description=" ".join(description.strip().partition("\n\n")[0].split()),
             script=script,
             arguments=tuple(arguments),
             libraries=tuple(pinned(libraries, self.lock)),
             variables=variables,
-            upstream=tuple(sorted(names[key] for key in step.get_execution_dependency_keys())),
-            one_at_a_time=self.pool(job, step, label),
-            inlets=tuple(asset_uri(self.environment, key.to_user_string()) for key in reads),
-            outlets=tuple(asset_uri(self.environment, key.to_user_string()) for key in assets),
+            upstream=upstream,
+            one_at_a_time=any(step.pool for step in steps),
+            inlets=tuple(asset_uri(self.environment, address) for address in sorted(map(_address, reads))),
+            outlets=tuple(asset_uri(self.environment, _address(key)) for key in assets),
             **retries,
         )
 
-    def purpose(self, op: Any, assets: list[dg.AssetKey]) -> str:
-        """What an op does: the first paragraph of what it, or else its assets, say."""
-        text = op.description or " ".join(self.graph.get(key).description or "" for key in assets)
-        return " ".join(text.strip().partition("\n\n")[0].split())
-
-    def place(self) -> list[str]:
-        """Where a step finds its data, and who asks for it."""
+    def step_arguments(self, job: dg.JobDefinition, steps: list[ExecutionStep], params: list[Param]) -> list[str]:
+        """The arguments of `run_step` for some steps; `--check` with an asset alone selects all of its checks."""
+        assets, checks = [_address(key) for key in _assets(steps)], set(_checks(steps))
+        for step in steps:
+            addresses = [_address(key) for key in (*_assets([step]), *(check.asset_key for check in _checks([step])))]
+            if not addresses or not all(map(_is_known, addresses)):
+                self.unmapped.append(
+                    f"op {step.node_handle} of {job.name}: {STEP_SCRIPT} can't run it, and it has no tag {SCRIPT_TAG}"
+                )
+        checked = sorted({key.asset_key for key in checks})
+        names = []
+        for asset in checked:
+            all_checks = {key for key in self.graph.asset_check_keys if key.asset_key == asset}
+            some = sorted(f"{_address(asset)}:{key.name}" for key in checks & all_checks)
+            names += [_address(asset)] if checks >= all_checks else some
+        given = {param.name for param in params}
+        request = StepRequest(
+            tuple(assets),
+            tuple(names),
+            delivery=_DELIVERY if "delivery" in given else None,
+            run_date=_RUN_DATE if "run_date" in given else None,
+            retention_days=self.settings.retention if RETENTION in assets else None,
+        )
         environment = self.environment
-        where = ["--landing-root", environment.landing_root, "--lake-root", environment.lake_root]
-        where += ["--curated-root", environment.curated_root, "--days", str(self.settings.curated_days)]
-        where += ["--catalog", environment.catalog] if environment.catalog is not None else []
-        return [*where, "--orchestrator", "airflow", "--run-id", _RUN_ID]
+        arguments = [*request.arguments(), "--landing-root", environment.landing_root]
+        arguments += ["--lake-root", environment.lake_root, "--curated-root", environment.curated_root]
+        arguments += ["--catalog", environment.catalog] if environment.catalog is not None else []
+        arguments += ["--orchestrator", "airflow", "--run-id", _RUN_ID]
+        return [f"{option}={value}" for option, value in zip(arguments[::2], arguments[1::2], strict=True)]
 
     def fill(self, label: str, arguments: list[str], params: list[Param]) -> list[str]:
-        """The arguments of a script with values for what stands in braces."""
+        """The arguments of a script, with values for the names in braces."""
         given = {param.name for param in params}
         values = {
             "environment": self.name,
@@ -319,69 +326,60 @@ class _Collector:
         try:
             return [argument.format_map(values) for argument in arguments]
         except KeyError as error:
-            _cannot(
-                f"{label}, tag {ARGUMENTS_TAG}", ", ".join(f"{{{name}}}" for name in values), f"{{{error.args[0]}}}"
-            )
+            _fail(f"{label}, tag {ARGUMENTS_TAG}", ", ".join(f"{{{name}}}" for name in values), f"{{{error.args[0]}}}")
 
-    def retries(self, job: dg.JobDefinition, op: Any, handle: Any, label: str) -> dict[str, Any]:
-        policy: dg.RetryPolicy | None = job.get_retry_policy_for_handle(handle)
-        name = f"{handle} of {job.name}"
+    def retry_policy(self, job: dg.JobDefinition, step: ExecutionStep, label: str) -> dict[str, Any]:
+        policy: dg.RetryPolicy | None = job.get_retry_policy_for_handle(step.node_handle)
         if policy is None:
-            self.row("retry policy", f"none for {name}", "`retries=0`")
             return {}
         if policy.backoff == dg.Backoff.LINEAR:
-            self.unknown(f"{label}: a retry policy with linear back-off, which Airflow doesn't have")
+            self.unmapped.append(f"{label}: a retry policy with linear back-off, which Airflow doesn't have")
         exponential = policy.backoff == dg.Backoff.EXPONENTIAL
         delay = policy.delay or 0
-        text = f"`retries={policy.max_retries}`, `retry_delay` {delay:g} s"
-        reason = ""
-        if exponential:
-            text += ", `retry_exponential_backoff`, with Airflow's own jitter"
-        elif policy.jitter is not None:
-            reason = "Airflow has jitter only with exponential back-off"
-        self.row("retry policy", name, text, reason)
-        return {"retries": policy.max_retries, "retry_delay": delay, "exponential": exponential}
-
-    def pool(self, job: dg.JobDefinition, step: ExecutionStep, label: str) -> bool:
-        """Whether an op has a pool; one that the ops of several jobs share has no counterpart."""
-        if not step.pool:
-            return False
-        others = self.ops_of_pool[step.pool] - {(job.name, str(step.node_handle))}
-        if others:
-            if any(name != job.name for name, _ in others):
-                shared = ", ".join(f"{handle} of {name}" for name, handle in sorted(others))
-                self.unknown(f"{label}: the pool {step.pool}, which it shares with {shared}")
-            elif step.pool not in self.shared_pools:
-                self.shared_pools.add(step.pool)
-                self.row("pool", step.pool, f"`max_active_runs=1` of DAG `{job.name}`, whose tasks share it")
-            return True
-        self.row(
-            "pool",
-            step.pool,
-            f"`max_active_tis_per_dag=1` of `{step.node_handle.name}`",
-            "Not a pool of Airflow's: one that nobody has made keeps its tasks waiting for ever",
+        self.add(
+            "retry policy",
+            label.removeprefix("op "),
+            f"`retries={policy.max_retries}`, `retry_delay` {delay:g} s"
+            + (", `retry_exponential_backoff`" if exponential else ""),
         )
-        return True
+        return {"retries": policy.max_retries, "retry_delay": delay, "exponential": exponential}
 
     def partitions(self, job: dg.JobDefinition) -> tuple[list[Param], RunDate | None]:
         partitions = job.partitions_def
         match partitions:
             case None:
                 return [], None
-            case dg.DynamicPartitionsDefinition() if partitions.name == deliveries.name:
-                self.row("partitions definition", f"{partitions.name} of {job.name}", "parameter `delivery`, validated")
+            case dg.DynamicPartitionsDefinition() if _contract(job) is not None:
+                self.add("partitions definition", f"{partitions.name} of {job.name}", "parameter `delivery`, validated")
                 return [_DELIVERY_PARAM], None
             case dg.DailyPartitionsDefinition():
-                # The newest partition that there is at a time, as Dagster's own schedules of partitioned jobs have it.
+                # The newest complete partition, as Dagster's own schedules of partitioned jobs choose it.
                 run_date = RunDate(timezone=str(partitions.timezone), days_before=max(0, 1 - partitions.end_offset))
-                self.row(
+                self.add(
                     "partitions definition",
                     f"daily, of {job.name}",
                     f"parameter `run_date`, validated; by default the day {run_date.days_before} before the run's",
                 )
                 return [_RUN_DATE_PARAM], run_date
-        self.unknown(f"partitions definition {partitions} of job {job.name}")
+        self.unmapped.append(f"partitions definition {partitions} of job {job.name}")
         return [], None
+
+    def pools(self) -> None:
+        """Map each pool of Dagster; Airflow has no counterpart of one that several jobs share."""
+        jobs: dict[str, set[str]] = defaultdict(set)
+        for job in self.jobs:
+            for step in _steps(job):
+                if step.pool:
+                    jobs[step.pool].add(job.name)
+        for pool, names in sorted(jobs.items()):
+            if len(names) > 1:
+                self.unmapped.append(f"pool {pool}: the jobs {', '.join(sorted(names))} share it")
+            self.add(
+                "pool",
+                pool,
+                f"`max_active_runs=1` and `max_active_tis_per_dag=1` of DAG `{min(names)}`",
+                "A task in a pool of Airflow that nobody has created is never started",
+            )
 
     # --- schedules, sensors ---
 
@@ -391,138 +389,149 @@ class _Collector:
             for schedule in self.repository.schedule_defs
             if schedule.job_name == job.name and NOT_IN_AIRFLOW not in schedule.metadata
         ]
-        if not found or not self.airflow_rules:
+        if not found or not self.airflow_schedules:
             return None
-        (schedule,) = found if len(found) == 1 else _cannot(f"job {job.name}", "one schedule", f"{len(found)}")
+        (schedule,) = found if len(found) == 1 else _fail(f"job {job.name}", "one schedule", f"{len(found)}")
         if not isinstance(schedule.cron_schedule, str):
-            _cannot(f"schedule {schedule.name}", "one cron schedule", str(schedule.cron_schedule))
+            _fail(f"schedule {schedule.name}", "one cron schedule", str(schedule.cron_schedule))
         return Schedule(
-            cron=schedule.cron_schedule,
-            timezone=schedule.execution_timezone or "UTC",
-            paused=schedule.default_status is dg.DefaultScheduleStatus.STOPPED,
+            cron=schedule.cron_schedule, timezone=schedule.execution_timezone or "UTC", paused=_is_stopped(schedule)
         )
 
     def schedules(self) -> None:
         for schedule in sorted(self.repository.schedule_defs, key=lambda found: found.name):
-            if self.excused("schedule", schedule.name, schedule.metadata):
+            if self.is_exempt("schedule", schedule.name, schedule.metadata):
                 continue
             if schedule.job_name not in {job.name for job in self.jobs}:
-                self.unknown(f"schedule {schedule.name}: it starts {schedule.job_name}, which is not exported")
-            elif not self.airflow_rules:
-                self.row("schedule", schedule.name, reason=f"Dagster is in charge of {self.name}: `schedule=None`")
+                self.unmapped.append(f"schedule {schedule.name}: it starts {schedule.job_name}, which isn't exported")
+            elif not self.airflow_schedules:
+                self.add("schedule", schedule.name, reason=self.dagster_schedules)
             else:
-                paused = schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-                self.row(
+                self.add(
                     "schedule",
                     schedule.name,
                     f"`{schedule.cron_schedule}`, {schedule.execution_timezone or 'UTC'}, of DAG `{schedule.job_name}`"
-                    ", `catchup=False`" + (", paused until someone switches it on, as in Dagster" if paused else ""),
+                    ", `catchup=False`" + (", paused when it is created" if _is_stopped(schedule) else ""),
                 )
+
+    @property
+    def dagster_schedules(self) -> str:
+        return f"Dagster is the scheduler of {self.name}: `schedule=None`"
 
     def sensors(self) -> Iterator[Dispatcher]:
         by_name = {job.name: job for job in self.jobs}
         for sensor in sorted(self.repository.sensor_defs, key=lambda found: found.name):
-            if self.excused("sensor", sensor.name, sensor.metadata):
+            if self.is_exempt("sensor", sensor.name, sensor.metadata):
                 continue
             starts = [target.job_name for target in sensor.targets]
             job = by_name.get(starts[0]) if len(starts) == 1 else None
-            if job is None or getattr(job.partitions_def, "name", None) != deliveries.name:
-                self.unknown(f"sensor {sensor.name}: it doesn't start one job for each delivery")
+            contract = _contract(job) if job is not None else None
+            if job is None or contract is None or not isinstance(job.partitions_def, dg.DynamicPartitionsDefinition):
+                self.unmapped.append(f"sensor {sensor.name}: it doesn't start one job for each delivery of a source")
                 continue
-            for root in (self.environment.landing_root, self.environment.lake_root):
-                if not root.startswith("s3://"):
-                    _cannot(f"sensor {sensor.name}", "a landing zone and a lake in S3", root)
             minutes = max(_SHORTEST_INTERVAL_MINUTES, -(-(sensor.minimum_interval_seconds or 0) // 60))
-            dag = f"DAG `{sensor.name}`"
-            if self.airflow_rules:
-                self.row("sensor", sensor.name, f"{dag}, every {minutes} minutes")
+            if self.airflow_schedules:
+                self.add("sensor", sensor.name, f"DAG `{sensor.name}`, every {minutes} minutes")
             else:
-                self.row("sensor", sensor.name, dag, f"Dagster is in charge of {self.name}: `schedule=None`")
+                self.add("sensor", sensor.name, f"DAG `{sensor.name}`", self.dagster_schedules)
             yield Dispatcher(
                 name=sensor.name,
                 description=f"Start {job.name} for each new complete delivery in the landing zone, once.",
                 owner="biocloud",
-                docs=self.docs(_assets_of(job), job.name),
-                tags=("biocloud", "generated", self.name, "dsi"),
+                docs=self.docs(_assets(_steps(job))),
+                tags=("biocloud", "generated", self.name, contract.source),
                 starts=job.name,
-                schedule=Schedule(cron=f"*/{minutes} * * * *", paused=False) if self.airflow_rules else None,
-                landing=_s3(self.environment.landing_root, delivery.ROOT),
-                log=_s3(self.environment.lake_root, LOG.path),
-                column=DELIVERY_COLUMN,
-                folders=tuple(folder.name for folder in FOLDERS),
+                schedule=Schedule(cron=f"*/{minutes} * * * *", paused=False) if self.airflow_schedules else None,
+                source=contract.source,
+                landing=_bucket_and_prefix(sensor.name, self.environment.landing_root),
+                markers=_bucket_and_prefix(sensor.name, self.environment.lake_root, markers_path(contract)),
+                folders=tuple(folder.name for folder in contract.folders),
                 lookback_days=self.settings.lookback_days,
-                # Dagster compares two looks; a single one can tell as much by the age of the youngest file.
                 quiet_seconds=max(self.settings.quiet_seconds, sensor.minimum_interval_seconds or 0),
-                most=_RUNS_PER_TICK,
+                max_listed=_LISTED_PER_RUN,
+                max_started=_STARTED_PER_RUN,
             )
 
     # --- assets, checks, resources ---
 
     def assets(self) -> None:
-        where: dict[Any, list[str]] = defaultdict(list)
-        for job in self.jobs:
-            for step in _steps(job):
-                for key in (*_assets(step), *_checks(step)):
-                    where[key].append(f"`{step.node_handle.name}` of DAG `{job.name}`")
         for key in sorted(self.graph.get_all_asset_keys()):
-            node, name = self.graph.get(key), key.to_user_string()
-            if not self.excused("asset", name, node.metadata):
-                uri = asset_uri(self.environment, name)
-                tasks = self.place_of(where, key, f"asset {name}")
-                self.row("asset", name, f"`{uri}`, outlet of {tasks}" if tasks else "", "" if tasks else "unknown")
+            node, address = self.graph.get(key), _address(key)
+            if not self.is_exempt("asset", address, node.metadata):
+                uri = asset_uri(self.environment, address)
+                self.add("asset", address, f"`{uri}`, outlet of {self.tasks_text(f'asset {address}', key)}")
             if node.freshness_policy is not None:
-                self.row(
+                self.add(
                     "freshness policy",
-                    name,
-                    reason="Airflow 2 and 3 have nothing in common for it (SLAs went, deadlines came); Dagster, which "
-                    "sees what Airflow ingested, goes on watching it",
+                    address,
+                    reason="Airflow 2 has service-level agreements and Airflow 3 has deadlines; Dagster, which knows "
+                    "what Airflow has ingested, evaluates the policy",
                 )
-            if node.automation_condition is not None and not self.excused("automation condition", name, node.metadata):
-                self.unknown(f"automation condition of asset {name}")
+            if node.automation_condition is not None and not self.is_exempt(
+                "automation condition", address, node.metadata
+            ):
+                self.unmapped.append(f"automation condition of asset {address}")
         for check in sorted(self.graph.asset_check_keys, key=lambda found: found.to_user_string()):
             name = check.to_user_string()
-            tasks = self.place_of(where, check, f"asset check {name}")
-            blocking = self.graph.get(check).blocking
-            effect = "it fails the task, and what depends on it" if blocking else "in the task's log"
-            self.row("asset check", name, f"{tasks}: {effect}" if tasks else "", "" if tasks else "unknown")
+            effect = (
+                "a failed check fails the task" if self.graph.get(check).blocking else "a warning in the task's log"
+            )
+            self.add("asset check", name, f"{self.tasks_text(f'asset check {name}', check)}: {effect}")
 
-    def place_of(self, where: Mapping[Any, list[str]], key: Any, label: str) -> str:
-        if key not in where:
-            self.unknown(f"{label}: it is in no job")
-        return ", ".join(where.get(key, ()))
+    def tasks_text(self, label: str, key: dg.AssetKey | dg.AssetCheckKey) -> str:
+        if key not in self.tasks_of:
+            self.unmapped.append(f"{label}: it is in no job")
+        return ", ".join(self.tasks_of.get(key, ()))
 
     def resources(self) -> None:
         for name in sorted(self.repository.get_top_level_resources()):
-            if name in _RESOURCES:
-                self.row("resource", name, _RESOURCES[name])
-            else:
-                self.unknown(f"resource {name}")
-
-    def unknown(self, thing: str) -> str:
-        """Note a definition without a disposition; all are told at once."""
-        self.homeless.append(thing)
-        return "unknown"
+            if name not in _RESOURCES:
+                self.unmapped.append(f"resource {name}")
+            self.add("resource", name, _RESOURCES.get(name, "unmapped"))
 
 
 def _steps(job: dg.JobDefinition) -> list[ExecutionStep]:
     steps = create_execution_plan(job).get_all_steps_in_topo_order()
-    return [step for step in steps if isinstance(step, ExecutionStep)]  # a dynamic step is none, and none is there
+    return [step for step in steps if isinstance(step, ExecutionStep)]  # there are no dynamic steps
 
 
-def _assets(step: ExecutionStep) -> list[dg.AssetKey]:
-    return [output.properties.asset_key for output in step.step_outputs if output.properties.asset_key is not None]
+def _op(job: dg.JobDefinition, step: ExecutionStep) -> Any:
+    return job.graph.get_node(step.node_handle).definition
 
 
-def _checks(step: ExecutionStep) -> list[dg.AssetCheckKey]:
-    found = (output.properties.asset_check_key for output in step.step_outputs)
-    return [key for key in found if key is not None]
+def _assets(steps: Iterable[ExecutionStep]) -> list[dg.AssetKey]:
+    """The assets that some steps make, by address."""
+    keys = (output.properties.asset_key for step in steps for output in step.step_outputs)
+    return sorted(key for key in keys if key is not None)
 
 
-def _assets_of(job: dg.JobDefinition) -> list[dg.AssetKey]:
-    return [key for step in _steps(job) for key in _assets(step)]
+def _checks(steps: Iterable[ExecutionStep]) -> list[dg.AssetCheckKey]:
+    keys = (output.properties.asset_check_key for step in steps for output in step.step_outputs)
+    return [key for key in keys if key is not None]
 
 
-def _s3(root: str, path: str) -> tuple[str, str]:
-    """Bucket and prefix of a path below an `s3://` root."""
+def _address(key: dg.AssetKey) -> str:
+    return key.to_user_string()
+
+
+def _is_known(address: str) -> bool:
+    """Whether `run_step` can make or check an asset."""
+    return contract_of(address) is not None or address in {OBSERVATION, MANIFEST, RETENTION}
+
+
+def _contract(job: dg.JobDefinition) -> Contract | None:
+    """The contract of the source whose deliveries a job ingests; None if it ingests none."""
+    contracts = [contract_of(_address(key)) for key in _assets(_steps(job))]
+    return contracts[0] if contracts and all(one == contracts[0] for one in contracts) else None
+
+
+def _is_stopped(schedule: dg.ScheduleDefinition) -> bool:
+    return schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def _bucket_and_prefix(sensor: str, root: str, path: str = "") -> tuple[str, str]:
+    """The bucket, and the prefix of a path below an `s3://` root; the prefix is empty or ends with a slash."""
+    if not root.startswith("s3://"):
+        _fail(f"sensor {sensor}", "a landing zone and a lake in S3", root)
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
-    return bucket, "/".join(filter(None, (prefix.strip("/"), path)))
+    return bucket, "".join(f"{part}/" for part in (prefix.strip("/"), path) if part)

@@ -1,16 +1,13 @@
-"""Bringing the folder from which Airflow syncs its DAGs in step with the export.
+"""Deploy the exported DAGs to the folder in S3 that Airflow syncs its DAGs from.
 
-What belongs here: what may be deployed, what has to change in the bucket, and changing it. What doesn't: making the
-export (`collect`, `model`, `render`), and showing the plan (`cli`).
+    committed export  ── up to date? ──►  the export for the branch  ── parses? ──►  plan  ──►  uploads, removals
 
-    committed export  ── as a fresh one? ──►  the export for the branch  ── parses? ──►  plan  ──►  uploads, removals
+The committed export is that of the default branch, so that a merge request shows what will change. What is uploaded is
+rendered for the branch that is deployed, so that Databricks runs that branch's code.
 
-The committed export is that of the default branch: by it one sees in a merge request what will change. What is uploaded
-is rendered for the branch that is deployed, so that Databricks runs that branch's code.
-
-A file is ours if it has the two labels (S3's user-defined metadata) with which this module writes it: the environment,
-and its own name, so that a copy under another name isn't. Whether it has changed is told by its bytes: an ETag is no
-digest of an object that was uploaded in parts or encrypted with a key.
+A file belongs to the export if it has the two labels (S3's user-defined metadata) with which this module writes it: the
+environment and its own name, so that a copy under another name doesn't. Whether a file has changed is decided by its
+bytes: the ETag of an object that was uploaded in parts or encrypted with a key is no digest.
 """
 
 from __future__ import annotations
@@ -32,19 +29,20 @@ _NAME_LABEL = "biocloud-file"
 EnvironmentName = Literal["development", "production"]
 
 Export = Callable[[EnvironmentName, str], Mapping[str, str]]
-"""Makes the export for an environment and a branch: its files by their path below `airflow_export/<environment>`."""
+"""Makes the export for an environment and a branch: its files by their paths below `airflow_export/<environment>`."""
 
-Kind = Literal["new", "changed", "same", "removed", "not ours"]
+Kind = Literal["new", "changed", "unchanged", "removed", "unmanaged"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one file below the prefix.
+    """One file below the target folder.
 
     Attributes:
-        path: relative to the prefix.
-        kind: `new` and `changed` are uploaded, `removed` is deleted, `same` and `not ours` are left as they are.
-        size: bytes that it has afterwards, or had if it is removed.
+        path: relative to the folder.
+        kind: `new` and `changed` files are uploaded, `removed` ones are deleted; `unchanged` files, and `unmanaged`
+            ones that no deployment has written, stay as they are.
+        size: its bytes after the deployment, or before if it is removed.
     """
 
     path: str
@@ -57,11 +55,11 @@ class Plan:
     """What a deployment does.
 
     Attributes:
-        environment: where to.
-        branch: whose code the DAGs run.
+        environment: the environment.
+        branch: the branch whose code the DAGs run.
         target: the folder in the bucket.
-        files: the DAG files by their path below the target.
-        changes: one for each file that is there or is to be.
+        files: the DAG files by their paths below the target.
+        changes: one for each file before or after the deployment.
     """
 
     environment: str
@@ -78,18 +76,18 @@ class Plan:
 def prepare(
     environment: EnvironmentName, branch: str, target: DataLake, export: Export, committed: Path = EXPORT_ROOT
 ) -> Plan:
-    """Find out what a deployment would do. Nothing is written.
+    """Plan a deployment. Nothing is written.
 
     Args:
         environment: `development` or `production`.
-        branch: the branch whose code the DAGs are to run.
+        branch: the branch whose code the DAGs run.
         target: the folder in the bucket.
         export: makes the export.
         committed: the folder of the committed export.
 
     Raises:
         DeployError: the branch is not for this environment, the committed export is stale, a DAG doesn't parse, there
-            are none, or there is a file in the place of one that isn't ours.
+            are no DAGs, or an unmanaged file has the name of a DAG file.
         LakeError: the bucket can't be read.
     """
     if environment == "production" and branch != DEFAULT_BRANCH:
@@ -106,47 +104,47 @@ def prepare(
 
 
 def dags(environment: str, exported: Mapping[str, str]) -> dict[str, bytes]:
-    """The DAG files of an export, by their path below the folder that Airflow syncs.
+    """The DAG files of an export, by their paths below the folder that Airflow syncs.
 
     Raises:
-        DeployError: one of them is no Python, or there are none.
+        DeployError: one of them is not valid Python, or there are none.
     """
     files = {path.removeprefix(_DAGS): text for path, text in exported.items() if path.startswith(_DAGS)}
     if not files:
         raise DeployError(
             f"the export for {environment}",
             expected="at least one DAG",
-            found="none, and an empty export would remove all that are deployed",
-            hint="Look at `biocloud airflow export`.",
+            found="none; an empty export would remove all deployed DAGs",
+            hint="Check the output of `biocloud airflow export`.",
         )
-    faults = []
+    errors = []
     for path, text in files.items():
         try:
             ast.parse(text, filename=path)
         except (SyntaxError, ValueError) as error:
-            faults.append(f"{path}: {error}")
-    if faults:
+            errors.append(f"{path}: {error}")
+    if errors:
         raise DeployError(
             f"the export for {environment}",
             expected="files that Python can parse",
-            found="\n".join(["", *(f"  - {fault}" for fault in faults), ""]),
-            hint="Nothing was deployed. Mend the template and export again.",
+            found="\n".join(["", *(f"  - {error}" for error in errors), ""]),
+            hint="Nothing was deployed. Fix the template and export again.",
         )
     return {path: text.encode() for path, text in files.items()}
 
 
 def apply(plan: Plan) -> None:
-    """Upload what is new or changed, then remove what is gone. Each file is one request, so it is whole or as it was.
+    """Upload new and changed files, then delete removed ones. Each file is one request, so no file is half-written.
 
-    If it is interrupted, the next deployment does the rest.
+    If it is interrupted, the next deployment completes it.
 
     Raises:
         LakeError: the bucket can't be written.
     """
     for change in plan.of("new", "changed"):
         plan.target.write(change.path, plan.files[change.path], labels=_labels(plan.environment, change.path))
-    if gone := plan.of("removed"):
-        plan.target.delete([change.path for change in gone])
+    if removed := plan.of("removed"):
+        plan.target.delete([change.path for change in removed])
 
 
 def _labels(environment: str, path: str) -> dict[str, str]:
@@ -155,24 +153,24 @@ def _labels(environment: str, path: str) -> dict[str, str]:
 
 def _changes(environment: str, target: DataLake, files: Mapping[str, bytes]) -> tuple[Change, ...]:
     found = {file.path: file for file in target.walk()}
-    ours = {path for path in found if target.labels(path) == _labels(environment, path)}
-    if foreign := sorted(files.keys() & found.keys() - ours):
+    managed = {path for path in found if target.labels(path) == _labels(environment, path)}
+    if unmanaged := sorted(files.keys() & found.keys() - managed):
         raise DeployError(
-            ", ".join(target.uri(path) for path in foreign),
-            expected=f"no file, or one that a deployment to {environment} has put there",
-            found="another one",
-            hint="Nothing was deployed. Move it away, or rename the DAG.",
+            ", ".join(target.uri(path) for path in unmanaged),
+            expected=f"no file, or one that a deployment to {environment} has written",
+            found="another file",
+            hint="Nothing was deployed. Move the file, or rename the DAG.",
         )
     changes = []
     for path in sorted(files.keys() | found.keys()):
         data = files.get(path)
         kind: Kind
         if data is None:
-            kind = "removed" if path in ours else "not ours"
+            kind = "removed" if path in managed else "unmanaged"
         elif path not in found:
             kind = "new"
         else:
-            kind = "same" if target.read(path) == data else "changed"
+            kind = "unchanged" if target.read(path) == data else "changed"
         changes.append(Change(path, kind, found[path].size if data is None else len(data)))
     return tuple(changes)
 
@@ -188,7 +186,7 @@ def _refuse_stale(environment: str, folder: Path, fresh: Mapping[str, str]) -> N
     if stale:
         raise DeployError(
             str(folder),
-            expected="the export of the definitions as they are now",
-            found=f"another one: {', '.join(sorted(stale))}",
-            hint="Nothing was deployed. Run `uv run biocloud airflow export`, look at the diff, and commit it.",
+            expected="the export of the present definitions",
+            found=f"other contents of {', '.join(sorted(stale))}",
+            hint="Nothing was deployed. Run `uv run biocloud airflow export`, review the diff, and commit it.",
         )

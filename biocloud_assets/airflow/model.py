@@ -1,30 +1,26 @@
-"""What is exported, as data: DAGs, their tasks, and what becomes of every Dagster definition.
-
-What belongs here: the words of the export and their rules. What doesn't: where it comes from (`collect`), and what it
-looks like (`render`).
-"""
+"""The export as data: DAGs, their tasks, and the mapping of every Dagster definition."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from biocloud_assets.environments import refuse_secrets
+
 DEFAULT_BRANCH = "main"
-"""The branch for which the committed export is made, and the only one that goes to production."""
+"""The branch for which the committed export is made, and the only one that is deployed to production."""
 
 EXPORT_ROOT = Path("airflow_export")
-"""The folder of the committed export, below which each environment has one."""
+"""The folder of the committed export, which holds a folder for each environment."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$", description="an id as Airflow takes it")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$", description="an identifier that Airflow accepts")]
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://[^/]*/.*[^/]$", description="no trailing slash: Airflow cuts it off")]
 Branch = Annotated[str, Field(pattern=r"^[\w./+#@-]+$")]
 Seconds = Annotated[float, Field(ge=0)]
-
-_SECRET = re.compile(r"\{\{secrets/[^/{}]+/[^/{}]+\}\}")
 
 
 class _Part(BaseModel):
@@ -32,29 +28,27 @@ class _Part(BaseModel):
 
 
 class Param(_Part):
-    """What a run can be given.
+    """A parameter of a DAG's run.
 
     Attributes:
-        name: how it is called.
-        pattern: a regular expression that a value must match as a whole.
-        description: for the form.
-        default: what it is if it isn't given; none for a run that can't do without.
-        optional: whether a run may have none, and finds a value itself.
+        name: its name.
+        pattern: a regular expression that the whole value must match.
+        description: for the form in the UI.
+        optional: whether a run without a value computes one; otherwise a run needs a value.
     """
 
     name: Name
     pattern: str
     description: str
-    default: str | None = None
     optional: bool = False
 
 
 class RunDate(_Part):
-    """The day that a run is about, if it isn't given.
+    """How a run computes its date if none is given.
 
     Attributes:
-        timezone: where it is that day.
-        days_before: how many days it lies before the day of the run.
+        timezone: the time zone of the day.
+        days_before: how many days it is before the day of the run.
     """
 
     timezone: str
@@ -66,8 +60,8 @@ class Schedule(_Part):
 
     Attributes:
         cron: five fields.
-        timezone: in which they are read.
-        paused: whether it waits, at first, for someone to switch it on.
+        timezone: the time zone of the fields.
+        paused: whether the DAG is paused when it is created.
     """
 
     cron: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")]
@@ -79,19 +73,19 @@ class Task(_Part):
     """One operator: a run on Databricks.
 
     Attributes:
-        name: the task's id, the name of the Dagster op.
+        name: the task's identifier.
         description: what it does.
-        script: the path in the repository of what it runs.
-        arguments: what the script is given; Airflow's templates stand in them.
+        script: the path in the repository of the script that it runs.
+        arguments: the arguments of the script, with Airflow's templates.
         libraries: packages with their versions.
-        variables: the cluster's environment variables besides those of the environment.
+        variables: environment variables of the cluster besides those of the environment.
         upstream: the tasks that must have succeeded before.
-        retries: how many tries there are after the first.
-        retry_delay: before the first retry, in seconds.
-        exponential: whether the delay doubles, with jitter.
-        one_at_a_time: whether only one of all runs may be at it, as the Dagster pool has it.
-        inlets: the addresses of the assets that it reads.
-        outlets: the addresses of the assets that it makes.
+        retries: how many tries follow the first one.
+        retry_delay: the pause before the first retry, seconds.
+        exponential: whether the pause doubles with each retry, with jitter.
+        one_at_a_time: whether tasks of different runs exclude each other.
+        inlets: the URIs of the assets that it reads.
+        outlets: the URIs of the assets that it writes.
     """
 
     name: Name
@@ -110,9 +104,7 @@ class Task(_Part):
 
     @model_validator(mode="after")
     def _no_secret(self) -> Task:
-        for name, value in self.variables.items():
-            if re.search(r"TOKEN|SECRET|PASSWORD|CREDENTIAL", name) and not _SECRET.fullmatch(value):
-                raise ValueError(f"the variable {name} of {self.name} to be a reference, {{{{secrets/<scope>/<key>}}}}")
+        refuse_secrets(f"task {self.name}", self.variables)
         return self
 
 
@@ -128,35 +120,39 @@ class JobDag(_Part):
     params: tuple[Param, ...]
     run_date: RunDate | None = None
     schedule: Schedule | None = None
-    paused: bool
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _connected(self) -> JobDag:
+    def _is_a_graph(self) -> JobDag:
         names = Counter(task.name for task in self.tasks)
         repeated = [name for name, count in names.items() if count > 1]
         if repeated:
-            raise ValueError(f"one task of a name in {self.name}, not two of {', '.join(repeated)}")
+            raise ValueError(f"one task of each name in {self.name}, not two of {', '.join(repeated)}")
         unknown = {name for task in self.tasks for name in task.upstream} - set(names)
         if unknown:
-            raise ValueError(f"the tasks {', '.join(sorted(unknown))} in {self.name}, on which others depend")
+            raise ValueError(f"the upstream tasks {', '.join(sorted(unknown))} in {self.name}")
+        try:
+            TopologicalSorter({task.name: task.upstream for task in self.tasks}).prepare()
+        except CycleError as error:
+            raise ValueError(f"tasks of {self.name} without a cycle, not {' > '.join(error.args[1])}") from None
         return self
 
 
 class Dispatcher(_Part):
-    """The DAG of a sensor: it looks for deliveries and starts a run of another DAG for each.
+    """The DAG of a sensor: it looks for new deliveries of a source, and starts a run of another DAG for each.
 
     Attributes:
-        name: the DAG's id, the name of the sensor.
+        name: the DAG's identifier, the name of the sensor.
         starts: the DAG that it starts.
-        schedule: when it looks; none if Airflow isn't in charge.
-        landing: the bucket and the prefix below which deliveries lie, without a slash at its end.
-        log: the bucket and the prefix of the delivery log's Delta table.
-        column: the log's partition column with the delivery.
-        folders: what a complete delivery holds.
-        lookback_days: how many days before the newest ingested delivery late ones are looked for.
-        quiet_seconds: for how long nothing in a delivery may have changed.
-        most: how many runs are started at once.
+        schedule: when it looks; None if Airflow isn't the scheduler.
+        source: the folder below the landing root that holds the deliveries.
+        landing: the bucket and the prefix of the landing root; the prefix is empty or ends with a slash.
+        markers: the bucket and the prefix of the markers of ingested deliveries; it ends with a slash.
+        folders: the folders of a complete delivery.
+        lookback_days: how many days before the newest ingested delivery a late one may be.
+        quiet_seconds: for how long nothing in a complete delivery has changed.
+        max_listed: of how many deliveries the files are listed in one run.
+        max_started: how many runs are started in one run.
     """
 
     name: Name
@@ -166,17 +162,18 @@ class Dispatcher(_Part):
     tags: tuple[str, ...]
     starts: Name
     schedule: Schedule | None
+    source: Name
     landing: tuple[str, str]
-    log: tuple[str, str]
-    column: str
+    markers: tuple[str, str]
     folders: Annotated[tuple[str, ...], Field(min_length=1)]
     lookback_days: Annotated[int, Field(ge=0)]
     quiet_seconds: Seconds
-    most: Annotated[int, Field(ge=1, le=1000)]  # Airflow's own limit for mapped tasks is 1024
+    max_listed: Annotated[int, Field(ge=1)]
+    max_started: Annotated[int, Field(ge=1, le=1000)]  # Airflow maps a task to at most 1024
 
 
-class Row(_Part):
-    """What became of a Dagster definition: its counterpart, or the reason why there is none."""
+class MappingRow(_Part):
+    """The counterpart of a Dagster definition in Airflow, or the reason why there is none."""
 
     kind: str
     name: str
@@ -184,23 +181,26 @@ class Row(_Part):
     reason: str = ""
 
     @model_validator(mode="after")
-    def _something(self) -> Row:
+    def _not_empty(self) -> MappingRow:
         if not self.counterpart and not self.reason:
             raise ValueError(f"a counterpart of the {self.kind} {self.name}, or a reason why there is none")
         return self
 
 
 class Export(_Part):
-    """All of it, for one environment.
+    """Everything that is exported for one environment.
 
     Attributes:
-        environment: which.
+        environment: its name.
         branch: the branch whose code runs.
-        git: `git_source` without its branch.
+        git: `git_source` without the branch.
         cluster: `new_cluster`.
-        timeout_seconds: how long a run on Databricks may take.
-        start_timeout_seconds: how long it may wait for its cluster.
-        poll_seconds: the pause between two looks at a run.
+        timeout_seconds: for how long a run on Databricks may run once its cluster has started.
+        start_timeout_seconds: for how long it may wait for its cluster.
+        poll_seconds: the pause between two requests for the state of a run.
+        jobs: the DAGs of jobs.
+        dispatchers: the DAGs of sensors.
+        mapping: the mapping of every Dagster definition.
     """
 
     environment: Literal["development", "production"]
@@ -212,4 +212,4 @@ class Export(_Part):
     poll_seconds: float
     jobs: tuple[JobDag, ...]
     dispatchers: tuple[Dispatcher, ...]
-    rows: tuple[Row, ...]
+    mapping: tuple[MappingRow, ...]

@@ -1,8 +1,6 @@
-"""From the model to files: a DAG file for each DAG, and the table of what became of every Dagster definition.
+"""From the model to files: a Python file for each DAG, and the table with the mapping of every Dagster definition.
 
-What belongs here: how the files look. What doesn't: what is in them (`collect`).
-
-The templates write Airflow's `{{ … }}` as it stands; their own values are in `[= … =]`, their lines begin with `#%`.
+The templates write Airflow's `{{ … }}` as it is; their own expressions are `[= … =]`, their own lines begin with `#%`.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import difflib
 import re
 import subprocess
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,21 +17,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from biocloud_assets.airflow.model import DEFAULT_BRANCH, Dispatcher, Export, JobDag, Task
 from biocloud_assets.errors import ExportError
+from biocloud_assets.run_step import NOT_RETRYABLE
 
 
 def render(export: Export) -> dict[str, str]:
     """The files of an export, by their paths below `airflow_export/<environment>`; the same model, the same bytes.
 
     Raises:
-        ExportError: ruff isn't there, or what came out is no Python.
+        ExportError: ruff isn't installed, or a rendered file is not valid Python.
     """
     files = {f"dags/{dag.name}.py": _format(f"{dag.name}.py", _job(export, dag)) for dag in export.jobs}
     files |= {f"dags/{dag.name}.py": _format(f"{dag.name}.py", _dispatcher(export, dag)) for dag in export.dispatchers}
-    return {**files, "equivalence.md": _equivalence(export)}
+    return {**files, "mapping.md": _mapping(export)}
 
 
 def write(files: dict[str, str], folder: Path) -> None:
-    """Make a folder hold these files: DAGs of definitions that are gone go too."""
+    """Write the files of an export into a folder, and delete the other files of an export in it."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
@@ -44,7 +42,7 @@ def write(files: dict[str, str], folder: Path) -> None:
 
 
 def difference(files: dict[str, str], folder: Path) -> str:
-    """What a folder would have to change to hold these files, as a unified diff; empty if nothing."""
+    """The unified diff from a folder to the files of an export; empty if they are equal."""
     there = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in _exported(folder)}
     lines: list[str] = []
     for name in sorted({*files, *there}):
@@ -56,7 +54,7 @@ def difference(files: dict[str, str], folder: Path) -> str:
 
 
 def _exported(folder: Path) -> list[Path]:
-    return sorted(path for path in (*folder.glob("dags/*.py"), *folder.glob("equivalence.md")))
+    return sorted((*folder.glob("dags/*.py"), *folder.glob("*.md")))
 
 
 # --- DAG files --------------------------------------------------------------------------------------------------------
@@ -86,7 +84,7 @@ def _templates() -> Environment:
 
 
 def _literal(value: Any) -> str:
-    """A value as Python source, always the same; a collection is one that ruff writes over several lines if need be."""
+    """A value as Python source, deterministic; ruff splits a long collection into lines."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -99,7 +97,7 @@ def _literal(value: Any) -> str:
 
 
 def _templated(value: Any) -> Any:
-    """A value as it comes out of Airflow's templating unchanged: `{{secrets/…}}` is Databricks', not Jinja's."""
+    """A value that Airflow's templating leaves unchanged: `{{secrets/…}}` is a reference for Databricks, not Jinja."""
     if isinstance(value, dict):
         return {key: _templated(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -113,29 +111,10 @@ def _pypi(libraries: Sequence[str]) -> list[dict[str, Any]]:
     return [{"pypi": {"package": library}} for library in libraries]
 
 
-def _shared_end(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """What the lists of arguments of several tasks end with alike."""
-    end: list[str] = []
-    if len(lists) > 1:
-        for alike in zip(*(reversed(arguments) for arguments in lists), strict=False):
-            if len(set(alike)) > 1:
-                break
-            end.insert(0, alike[0])
-    return tuple(end)
-
-
 def _job(export: Export, dag: JobDag) -> str:
     def variables(task: Task) -> dict[str, str]:
         return {**export.cluster.get("spark_env_vars", {}), **task.variables}
 
-    def arguments(task: Task) -> str:
-        own = task.arguments[: len(task.arguments) - len(shared)]
-        if shared and task.arguments[len(own) :] == shared:
-            return "[" + "".join(f"{_literal(argument)}, " for argument in own) + "*WHERE]"
-        return _literal(list(task.arguments))
-
-    common = Counter(task.libraries for task in dag.tasks).most_common(1)[0][0]
-    shared = _shared_end([task.arguments for task in dag.tasks])
     return (
         _templates()
         .get_template("job.py.jinja")
@@ -144,10 +123,7 @@ def _job(export: Export, dag: JobDag) -> str:
             dag=dag,
             doc_md=_doc(export, dag.description, dag.owner, dag.lineage, dag.docs, f"the job `{dag.name}`"),
             branch_option=_branch_option(export),
-            libraries=_pypi(common),
-            common=common,
-            common_arguments=list(shared),
-            arguments=arguments,
+            not_retryable=NOT_RETRYABLE,
             pypi=_pypi,
             templated=_templated,
             variables=variables,
@@ -156,7 +132,7 @@ def _job(export: Export, dag: JobDag) -> str:
 
 
 def _dispatcher(export: Export, dag: Dispatcher) -> str:
-    lineage = f"reads {_address(dag.landing)} and {_address(dag.log)}; starts `{dag.starts}`"
+    lineage = f"reads {_address(dag.landing)}{dag.source}/ and {_address(dag.markers)}; starts `{dag.starts}`"
     return (
         _templates()
         .get_template("dispatcher.py.jinja")
@@ -169,8 +145,8 @@ def _dispatcher(export: Export, dag: Dispatcher) -> str:
     )
 
 
-def _address(place: tuple[str, str]) -> str:
-    return f"s3://{'/'.join(place)}"
+def _address(bucket_and_prefix: tuple[str, str]) -> str:
+    return f"s3://{'/'.join(bucket_and_prefix)}"
 
 
 def _branch_option(export: Export) -> str:
@@ -209,23 +185,23 @@ def _format(name: str, source: str) -> str:
         text=True,
     )
     if done.returncode:
-        raise ExportError(name, expected="a Python file", found=done.stderr.strip(), hint="Mend the template.")
+        raise ExportError(name, expected="valid Python", found=done.stderr.strip(), hint="Fix the template.")
     return done.stdout
 
 
-# --- equivalence ------------------------------------------------------------------------------------------------------
+# --- mapping ----------------------------------------------------------------------------------------------------------
 
 
-def _equivalence(export: Export) -> str:
+def _mapping(export: Export) -> str:
     lines = [
         f"<!-- Generated: uv run biocloud airflow export --env {export.environment}{_branch_option(export)} -->",
         "",
-        f"# What becomes of every Dagster definition in Airflow: {export.environment}",
+        f"# Dagster definitions and their counterparts in Airflow: {export.environment}",
         "",
-        "| definition | name | in Airflow | why, or why not |",
+        "| definition | name | in Airflow | reason |",
         "| --- | --- | --- | --- |",
     ]
-    for row in export.rows:
-        cells = (row.kind, f"`{row.name}`", row.counterpart or "nothing", row.reason)
+    for row in export.mapping:
+        cells = (row.kind, f"`{row.name}`", row.counterpart or "none", row.reason)
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join([*lines, ""])

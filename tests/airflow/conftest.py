@@ -1,6 +1,6 @@
-"""An Airflow in an environment of its own, for each version, with the DAGs that are exported from this code.
+"""An Airflow of each supported version in an environment of its own, with the DAGs that this code exports.
 
-The environments are made by uv from the lists in `environments/`, below `.biocloud/`, and are kept.
+uv creates the environments below `.biocloud/` from the lists in `environments/`; they are kept.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ import yaml
 from biocloud_assets.airflow import collect, render
 from biocloud_assets.airflow.model import Export
 from biocloud_assets.lake import DataLake
+from biocloud_assets.run_step import NOT_RETRYABLE
 from tests.databricks_workspace.fixture import GIT_URL
 from tests.databricks_workspace.server import POOL_ID, SPARK_VERSION, Workspace
-from tests.launch.conftest import code, commit, git  # noqa: F401
 from tests.needs import unavailable
+from tests.repository import code, commit, git  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = Path(__file__).with_name("environments")
 INSIDE = Path(__file__).with_name("inside.py")
 
-VERSIONS = ("airflow-2-11", "airflow-3-3", "airflow-2-10", "airflow-3-0")
+VERSIONS = ("airflow-2-10", "airflow-3-3", "airflow-2-11", "airflow-3-0")
+OLDEST_AND_NEWEST = VERSIONS[:2]
 
 
 def _python(group: str) -> Path:
-    """The Python of an environment, which is made if need be.
+    """The Python of an environment, which is created if it doesn't exist.
 
-    It skips the test with the reason if that can't be had, and fails it where all must be had.
+    If that is impossible, the test is skipped with the reason, or fails where every environment is required.
     """
     folder = ROOT / ".biocloud/environments" / group
     if shutil.which("uv") is None:
-        unavailable("there is no uv to make an environment for Airflow with")
+        unavailable("uv, which creates the environment of Airflow, is not installed")
     python = folder / "bin/python"
     done = subprocess.run(
         f"uv venv --quiet --allow-existing --python=3.11 '{folder}' && "
@@ -49,7 +51,7 @@ def _python(group: str) -> Path:
         timeout=600,
     )
     if done.returncode:
-        unavailable(f"uv can't make the environment {group}: {done.stderr[-500:]}")
+        unavailable(f"uv can't create the environment {group}: {done.stderr[-500:]}")
     return python
 
 
@@ -68,26 +70,26 @@ class Airflow:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "NO_PROXY") if name in os.environ}
         return {
             **kept,
-            "PATH": f"{self.python.parent}:{kept['PATH']}",  # it starts itself by name
+            "PATH": f"{self.python.parent}:{kept['PATH']}",  # Airflow starts its own processes by name
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-            "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # 2.x warns without it, whatever the DAG
+            "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # without it, Airflow 2 warns
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             "PYTHONWARNINGS": "ignore",
             **self.settings,
         }
 
     def inside(self, *arguments: str, timeout: float = 600) -> Any:
-        """Do something of `inside.py`, and return what it answers."""
+        """Run a command of `inside.py`, and return its answer."""
         done = self.call(str(self.python), "-P", str(INSIDE), *arguments, timeout=timeout)
         answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
         assert answers, done.stdout[-8000:] + done.stderr[-8000:]
         return {**json.loads(answers[-1].removeprefix("ANSWER ")), "log": done.stdout + done.stderr}
 
     def airflow(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a command of Airflow's."""
+        """Run a command of Airflow."""
         return self.call(str(self.python), "-P", "-m", "airflow", *arguments, timeout=timeout)
 
     def call(self, *command: str, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -116,7 +118,7 @@ class Site:
             "lake_root": f"{bucket}/out",
             "curated_root": f"{bucket}/out/curated",
             "dags": "s3://airflow/dags",
-            "in_charge": "airflow",
+            "scheduler": "airflow",
             "catalog": "sail",
             "git": {"url": GIT_URL},
             "cluster": {
@@ -133,7 +135,13 @@ class Site:
         }
 
     def export(self, branch: str = "main", quiet_seconds: float | None = None, **keys: Any) -> Export:
-        """Export the definitions of this code for this environment, with some other keys, into the DAG folder."""
+        """Export the definitions for this environment into the DAG folder.
+
+        Args:
+            branch: the branch whose code the DAGs run.
+            quiet_seconds: for how long nothing in a complete delivery has changed; the default is that of the sensor.
+            keys: keys of the environment to change.
+        """
         self.environment |= keys
         file = self.root / "environments.yml"
         file.write_text(yaml.safe_dump({"development": self.environment, "production": self.environment}))
@@ -142,8 +150,8 @@ class Site:
         definitions, settings = collect.build_definitions("development")
         export = collect.collect(definitions, settings, branch=branch)
         if quiet_seconds is not None:
-            quicker = [dag.model_copy(update={"quiet_seconds": quiet_seconds}) for dag in export.dispatchers]
-            export = export.model_copy(update={"dispatchers": tuple(quicker)})
+            dispatchers = [dag.model_copy(update={"quiet_seconds": quiet_seconds}) for dag in export.dispatchers]
+            export = export.model_copy(update={"dispatchers": tuple(dispatchers)})
         render.write(render.render(export), self.dags.parent)
         return export
 
@@ -181,7 +189,7 @@ class Deployed:
         return DataLake.at(self.site.environment["lake_root"], endpoint=self.endpoint)
 
     def prepare(self) -> None:
-        """Make Airflow's database, and let it know the DAGs."""
+        """Create Airflow's database, and load the DAGs into it."""
         self.airflow.migrate()
         done = self.airflow.airflow("dags", "reserialize")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -194,27 +202,31 @@ class Deployed:
         found: dict[str, Any] = self.airflow.inside("runs", dag)["runs"]
         return found
 
-    def said(self, step: str) -> dict[str, Any]:
-        """What the script of `quick` said of a step, when it last ran."""
-        (log,) = [run.tasks[0].log for run in self.workspace.runs.values() if run.tasks[0].key == step][-1:]
+    def printed(self) -> dict[str, Any]:
+        """What the script of `quick` printed when it last ran."""
+        log = list(self.workspace.runs.values())[-1].tasks[0].log
         (line,) = [line for line in log.splitlines() if line.startswith("STEP ")]
         found: dict[str, Any] = json.loads(line.removeprefix("STEP "))
         return found
 
-    def submitted(self) -> list[str]:
-        """The steps that were submitted to Databricks, each as often as a run was started for it."""
-        return [run.tasks[0].key for run in self.workspace.runs.values()]
+    def clusters(self) -> list[str]:
+        """The task for which each cluster was started, in order."""
+        return [task.key for run in self.workspace.runs.values() for task in run.tasks if task.cluster_id is not None]
 
 
-STEP = """
+REFUSED = "2020-01-01-00:00:00"
+
+STEP = f"""
 import json, os, sys
-print("STEP", json.dumps({"branch": "BRANCH", "arguments": sys.argv[1:], "environment": dict(os.environ)}))
+print("STEP", json.dumps({{"branch": "BRANCH", "arguments": sys.argv[1:], "environment": dict(os.environ)}}))
+if "--delivery={REFUSED}" in sys.argv:
+    raise ValueError("the delivery is refused [{NOT_RETRYABLE}]")
 """
 
 
 @pytest.fixture
 def quick(deployed: Deployed, tmp_path: Path) -> Deployed:
-    """Clusters without Spark, whose script only says what it was given: they end at once."""
+    """Clusters without Spark, whose script prints its arguments, and fails for the delivery REFUSED."""
     folder = tmp_path / "repository"
     (folder / "databricks").mkdir(parents=True)
     git(folder, "init", "--quiet", "--initial-branch=main")

@@ -1,4 +1,4 @@
-"""What the tests let an Airflow do, in its own environment: any version, and nothing of Biocloud's.
+"""Commands that the tests run in the environment of an Airflow, of any version and without this package.
 
 python -P inside.py parse            every DAG of the DAG folder as JSON, with errors and warnings
 python -P inside.py test DAG CONF    a run of one DAG, without a scheduler; each task's state
@@ -29,7 +29,7 @@ def _bag() -> Any:
 
 
 def parse() -> dict[str, Any]:
-    # What libraries warn of when they are imported isn't the DAGs' doing.
+    # Warnings of libraries at their import are not warnings about the DAGs.
     import airflow.providers.amazon.aws.hooks.s3
     import airflow.providers.databricks.operators.databricks
 
@@ -40,11 +40,11 @@ def parse() -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         bag = _bag()
-    told = [str(warning.message) for warning in caught if warning.category is not ResourceWarning]
-    told += [str(one) for found in getattr(bag, "captured_warnings", {}).values() for one in found]
+    found = [str(warning.message) for warning in caught if warning.category is not ResourceWarning]
+    found += [str(one) for captured in getattr(bag, "captured_warnings", {}).values() for one in captured]
     return {
         "errors": bag.import_errors,
-        "warnings": told,
+        "warnings": found,
         "dags": {name: _dag(dag) for name, dag in bag.dags.items()},
     }
 

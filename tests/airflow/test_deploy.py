@@ -1,4 +1,4 @@
-"""Deploying DAGs: what gets into Airflow's bucket, what is left alone there, and what is refused."""
+"""Deploying DAGs: what is written to Airflow's bucket, what stays there, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENVIRONMENT = "development"
 
 
 class World:
-    """Definitions from which DAGs are exported, the export as it is committed, and Airflow's bucket."""
+    """Definitions from which DAGs are exported, the committed export, and Airflow's bucket."""
 
     def __init__(self, root: Path, prefix: str, endpoint: str) -> None:
         self.root, self.prefix, self.endpoint = root, prefix, endpoint
@@ -32,15 +32,15 @@ class World:
         self.s3 = boto3.client("s3", endpoint_url=endpoint)
 
     def export(self, environment: str, branch: str) -> Mapping[str, str]:
-        """As the exporter does: the DAGs, and beside them what isn't for Airflow."""
+        """As the export does: the DAGs, and beside them a file that isn't for Airflow."""
         dags = {
             f"dags/{name}.py": f"environment, branch = {environment!r}, {branch!r}\n{code}\n"
             for name, code in self.definitions.items()
         }
-        return {**dags, "equivalence.md": f"{len(dags)} DAGs\n"}
+        return {**dags, "mapping.md": f"{len(dags)} DAGs\n"}
 
     def commit(self, environment: str = ENVIRONMENT) -> None:
-        """Export for the default branch, and leave nothing else there."""
+        """Write the export for the default branch, and nothing else, into the folder of the committed export."""
         folder = self.root / environment
         for path in [path for path in folder.rglob("*") if path.is_file()]:
             path.unlink()
@@ -63,23 +63,23 @@ class World:
         return deploy.prepare(environment, branch, self.target(**options), self.export, self.root)
 
     def deploy(self, branch: str = DEFAULT_BRANCH, **options: Any) -> Plan:
-        """Commit the export of the definitions as they are, and deploy it."""
+        """Commit the export of the present definitions, and deploy it."""
         self.commit()
         self.requests.clear()
         plan = self.prepare(branch, **options)
         deploy.apply(plan)
         return plan
 
-    def put(self, key: str, data: bytes = b"# somebody else's\n", **options: Any) -> None:
+    def put(self, key: str, data: bytes = b"# unmanaged\n", **options: Any) -> None:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=data, **options)
 
     def objects(self) -> dict[str, bytes]:
-        """All that is in the bucket, by its key."""
+        """All objects in the bucket, by key."""
         listed = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", ())
         return {o["Key"]: self.s3.get_object(Bucket=self.bucket, Key=o["Key"])["Body"].read() for o in listed}
 
     def expected(self, branch: str = DEFAULT_BRANCH, environment: str = ENVIRONMENT) -> dict[str, bytes]:
-        """What Airflow should find in the bucket."""
+        """What the bucket should hold for Airflow."""
         exported = self.export(environment, branch)
         return {
             f"{self.folder}/{path.removeprefix('dags/')}": text.encode()
@@ -102,7 +102,7 @@ def test_the_first_deployment_uploads_the_dags_and_nothing_else(world: World) ->
 def test_without_a_change_nothing_is_uploaded(world: World) -> None:
     world.deploy()
     plan = world.deploy()
-    assert {change.kind for change in plan.changes} == {"same"}
+    assert {change.kind for change in plan.changes} == {"unchanged"}
     assert set(world.requests) == {"GET", "HEAD"}
 
 
@@ -116,7 +116,7 @@ def test_only_what_changed_is_uploaded(world: World) -> None:
     assert world.objects() == world.expected()
 
 
-def test_what_is_gone_from_the_export_is_removed_after_the_uploads(world: World) -> None:
+def test_a_dag_that_is_no_longer_exported_is_removed_after_the_uploads(world: World) -> None:
     world.deploy()
     world.definitions["group_sync_2"] = world.definitions.pop("group_sync")
     plan = world.deploy()
@@ -125,26 +125,26 @@ def test_what_is_gone_from_the_export_is_removed_after_the_uploads(world: World)
     assert world.objects() == world.expected()
 
 
-def test_other_peoples_files_are_kept_inside_and_outside_the_prefix(world: World) -> None:
-    foreign = [
-        f"{world.folder}/theirs.py",
-        f"{world.folder}/sub/folder/theirs.py",
+def test_unmanaged_files_are_kept_inside_and_outside_the_prefix(world: World) -> None:
+    unmanaged = [
+        f"{world.folder}/unmanaged.py",
+        f"{world.folder}/sub/folder/unmanaged.py",
         f"{world.folder}2/dsi_raw.py",
         f"{world.folder}.py",
         "dsi_raw.py",
     ]
-    for key in foreign:
+    for key in unmanaged:
         world.put(key)
     plan = world.deploy()
     world.definitions.pop("group_sync")
     world.deploy()
     objects = world.objects()
-    assert {key: objects.pop(key) for key in foreign} == dict.fromkeys(foreign, b"# somebody else's\n")
+    assert {key: objects.pop(key) for key in unmanaged} == dict.fromkeys(unmanaged, b"# unmanaged\n")
     assert objects == world.expected()
-    assert [change.path for change in plan.of("not ours")] == ["sub/folder/theirs.py", "theirs.py"]
+    assert [change.path for change in plan.of("unmanaged")] == ["sub/folder/unmanaged.py", "unmanaged.py"]
 
 
-def test_a_copy_of_one_of_ours_under_another_name_is_kept(world: World) -> None:
+def test_a_copy_of_a_deployed_file_under_another_name_is_kept(world: World) -> None:
     world.deploy()
     source = {"Bucket": world.bucket, "Key": f"{world.folder}/dsi_raw.py"}
     world.s3.copy_object(Bucket=world.bucket, Key=f"{world.folder}/my_dsi_raw.py", CopySource=source)
@@ -152,7 +152,7 @@ def test_a_copy_of_one_of_ours_under_another_name_is_kept(world: World) -> None:
     assert f"{world.folder}/my_dsi_raw.py" in world.objects()
 
 
-def test_a_foreign_file_in_the_place_of_ours_is_refused_and_named(world: World) -> None:
+def test_an_unmanaged_file_with_the_name_of_a_dag_is_refused_and_named(world: World) -> None:
     world.put(f"{world.folder}/dsi_raw.py")
     before = world.objects()
     with pytest.raises(DeployError) as raised:
@@ -161,11 +161,11 @@ def test_a_foreign_file_in_the_place_of_ours_is_refused_and_named(world: World) 
     assert world.objects() == before
 
 
-def test_what_another_environment_deployed_is_foreign(world: World) -> None:
+def test_files_that_another_environment_deployed_are_unmanaged(world: World) -> None:
     world.deploy()
     before = world.objects()
     world.commit("production")
-    with pytest.raises(DeployError, match="that a deployment to production has put there"):
+    with pytest.raises(DeployError, match="that a deployment to production has written"):
         world.prepare(environment="production")
     world.definitions = {"other": "retries = 1"}
     world.commit("production")
@@ -173,7 +173,7 @@ def test_what_another_environment_deployed_is_foreign(world: World) -> None:
     assert world.objects() == before | world.expected(environment="production")
 
 
-def test_it_is_the_bytes_that_tell_a_change_not_the_etag(world: World) -> None:
+def test_a_change_is_recognised_by_the_bytes_and_not_by_the_etag(world: World) -> None:
     world.definitions["dsi_raw"] = "#" * (5 << 20)  # the least that S3 takes for a part
     world.deploy()
     key = f"{world.folder}/dsi_raw.py"
@@ -183,18 +183,18 @@ def test_it_is_the_bytes_that_tell_a_change_not_the_etag(world: World) -> None:
     part = world.s3.upload_part(**named, PartNumber=1, Body=world.expected()[key])
     world.s3.complete_multipart_upload(**named, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
     assert world.s3.head_object(Bucket=world.bucket, Key=key)["ETag"] != head["ETag"]
-    assert {change.kind for change in world.deploy().changes} == {"same"}
+    assert {change.kind for change in world.deploy().changes} == {"unchanged"}
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_a_fault_in_the_middle_is_healed_by_the_next_deployment(world: World, at: int) -> None:
-    world.put(f"{world.folder}/theirs.py")
+def test_a_deployment_that_is_interrupted_is_completed_by_the_next_one(world: World, at: int) -> None:
+    world.put(f"{world.folder}/unmanaged.py")
     world.deploy()
     world.definitions = {"dsi_raw": "retries = 3", "new_1": "", "new_2": ""}  # one changed, two new, one gone
     before, after = world.objects(), world.expected()
     written = 0
 
-    def lose(method: str) -> None:
+    def drop(method: str) -> None:
         nonlocal written
         if method in {"PUT", "POST"}:
             if written == at:
@@ -202,11 +202,11 @@ def test_a_fault_in_the_middle_is_healed_by_the_next_deployment(world: World, at
             written += 1
 
     with pytest.raises(LakeError):
-        world.deploy(on_request=lose)
+        world.deploy(on_request=drop)
     for key, data in world.objects().items():
         assert data in (before.get(key), after.get(key)), "each file is whole, the old one or the new"
     world.deploy()
-    assert world.objects() == after | {f"{world.folder}/theirs.py": b"# somebody else's\n"}
+    assert world.objects() == after | {f"{world.folder}/unmanaged.py": b"# unmanaged\n"}
 
 
 def test_a_plan_writes_nothing(world: World) -> None:
@@ -253,11 +253,11 @@ def test_a_stale_export_is_refused(world: World, how: str) -> None:
         case "surplus":
             (folder / "dags/old.py").write_text("")
         case "beside the DAGs":
-            (folder / "equivalence.md").write_text("")
+            (folder / "mapping.md").write_text("")
     with pytest.raises(DeployError) as raised:
         world.prepare()
     assert raised.value.thing == str(folder)
-    named = {"surplus": "dags/old.py", "beside the DAGs": "equivalence.md"}.get(how, "dags/dsi_raw.py")
+    named = {"surplus": "dags/old.py", "beside the DAGs": "mapping.md"}.get(how, "dags/dsi_raw.py")
     assert named in raised.value.found
     assert "biocloud airflow export" in raised.value.hint
     assert world.objects() == {}
@@ -288,7 +288,9 @@ def test_an_export_without_dags_removes_nothing(world: World) -> None:
         max_size=4,
     )
 )
-def test_whatever_was_deployed_before_the_bucket_ends_in_step(world: World, deployments: list[dict[str, str]]) -> None:
+def test_whatever_was_deployed_before_the_bucket_holds_the_present_export(
+    world: World, deployments: list[dict[str, str]]
+) -> None:
     for world.definitions in deployments:
         world.deploy()
         assert world.objects() == world.expected()

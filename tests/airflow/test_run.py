@@ -1,129 +1,186 @@
-"""The exported DAGs run: against the local Databricks workspace, with data in S3."""
+"""The exported DAGs run in the oldest and the newest Airflow, against the local Databricks workspace and an S3."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections import Counter
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import deltalake
-import pyarrow as pa
 import pytest
+import requests
 
+from biocloud_assets.ingest.delivery_log import markers_path
 from biocloud_assets.lake import DataLake
-from biocloud_assets.raw.dsi.contract import DELIVERY_COLUMN, FOLDERS, LOG, TABLES
+from biocloud_assets.launch.launcher import MAX_RETRIES
+from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import land_bundled
-from tests.airflow.conftest import INSIDE, Deployed
+from biocloud_assets.schema import DELIVERY_COLUMN
+from tests.airflow.conftest import INSIDE, OLDEST_AND_NEWEST, REFUSED, Deployed
+from tests.databricks_workspace.runs import State
 
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.timeout(1800),
-    pytest.mark.parametrize("version", ["airflow-2-11", "airflow-3-3"], indirect=True),
+    pytest.mark.parametrize("version", OLDEST_AND_NEWEST, indirect=True),
 ]
 
 DELIVERY = "2020-07-10-06:00:00"
 OPTIONS = {"AWS_ALLOW_HTTP": "true"}
 
 
-def states(run: dict[str, Any]) -> dict[str, str]:
-    return {name: task["state"] for name, task in run["tasks"].items()}
-
-
 def land(landing: DataLake, delivery: str, *folders: str) -> None:
-    """Land a delivery of files that nobody looks into."""
-    for folder in folders or [folder.name for folder in FOLDERS]:
+    """Land a delivery whose files nobody reads."""
+    for folder in folders or [folder.name for folder in CONTRACT.folders]:
         landing.write(f"dsi/{delivery}/{folder}/part-0.parquet", b"not read here")
 
 
-def log(lake: DataLake, delivery: str) -> None:
-    """Log a delivery as ingested, as someone else than Airflow would."""
-    rows = pa.table({"rows": [1], DELIVERY_COLUMN: [delivery]})
-    deltalake.write_deltalake(
-        lake.uri(LOG.path), rows, mode="append", partition_by=[DELIVERY_COLUMN], storage_options=OPTIONS
-    )
+def mark_as_ingested(lake: DataLake, delivery: str) -> None:
+    """Mark a delivery as ingested by something else than Airflow."""
+    lake.write(f"{markers_path(CONTRACT)}/{delivery}", b"")
 
 
-def test_every_step_gets_its_arguments_and_its_secrets(quick: Deployed) -> None:
+def test_a_step_gets_its_arguments_and_its_secrets(quick: Deployed) -> None:
     quick.airflow.migrate()
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "success", run["log"][-5000:]
-    assert set(states(run).values()) == {"success"}
-    assert Counter(quick.submitted()) == Counter(list(states(run)))
-    said = quick.said("raw__dsi__delivery")
-    arguments = dict(zip(said["arguments"][::2], said["arguments"][1::2], strict=True))
-    assert (
-        arguments.items()
-        >= {
-            "--step": "raw/dsi/delivery",
-            "--delivery": DELIVERY,
-            "--landing-root": quick.landing.root,
-            "--lake-root": quick.lake.root,
-            "--catalog": "sail",
-            "--orchestrator": "airflow",
-            "--run-id": run["run_id"],
-        }.items()
-    )
-    assert said["environment"]["A_TOKEN"] == "s3cr3t"
-    assert said["environment"]["PLAIN"] == "{# 50 % #} {{ 1 }} 'quoted'"
+    assert quick.clusters() == ["ingest_dsi"]
+    printed = quick.printed()
+    assert {
+        *(f"--asset={address}" for address in CONTRACT.addresses),
+        *(f"--check={address}" for address in CONTRACT.addresses[:-1]),
+        f"--delivery={DELIVERY}",
+        f"--landing-root={quick.landing.root}",
+        f"--lake-root={quick.lake.root}",
+        f"--curated-root={quick.site.environment['curated_root']}",
+        "--catalog=sail",
+        "--orchestrator=airflow",
+        f"--run-id={run['run_id']}",
+    } == set(printed["arguments"])
+    assert printed["environment"]["A_TOKEN"] == "s3cr3t"
+    assert printed["environment"]["PLAIN"] == "{# 50 % #} {{ 1 }} 'quoted'"
     assert "s3cr3t" not in run["log"]
 
 
-def test_a_failing_step_fails_the_run_and_nothing_that_depends_on_it_runs(quick: Deployed) -> None:
+def test_the_curated_dag_publishes_the_day_of_the_run_in_one_step(quick: Deployed) -> None:
     quick.airflow.migrate()
-    quick.workspace.plan_run("fail", message="no such table", task_key="raw__dsi__sensor", times=3)
+    run = quick.test("dsi_curated", run_date="2026-01-31")
+    assert run["state"] == "success", run["log"][-5000:]
+    assert quick.clusters() == ["dsi_curated"]
+    expected = {f"--asset=curated/dsi/{name}" for name in ("observation", "manifest", "retention")}
+    assert {*expected, "--run-date=2026-01-31", "--retention-days=30"} <= set(quick.printed()["arguments"])
+
+
+def test_a_run_that_fails_is_retried_as_often_as_dagster_retries_it(quick: Deployed) -> None:
+    quick.airflow.migrate()
+    quick.workspace.plan_run("fail", message="no capacity", task_key="ingest_dsi", times=MAX_RETRIES + 1)
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "failed"
-    assert states(run) == {
-        **dict.fromkeys(states(run), "success"),
-        "raw__dsi__sensor": "failed",
-        "check_tables": "upstream_failed",
-        "raw__dsi__delivery": "upstream_failed",
-    }
-    assert Counter(quick.submitted())["raw__dsi__sensor"] == 3  # as often as Dagster tries it
-    assert not {"check_tables", "raw__dsi__delivery"} & set(quick.submitted())
-    assert "no such table" in run["log"]
+    assert quick.clusters() == ["ingest_dsi"] * (MAX_RETRIES + 1)
+    assert "no capacity" in run["log"]
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["waiting", "deferred"])
+def test_an_error_that_a_retry_cannot_help_fails_the_task_at_once(quick: Deployed, deferrable: bool) -> None:
+    quick.airflow.settings["AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"] = str(deferrable)
+    # `dag.test()` of Airflow 2, unlike a worker, renders the templates of a task twice, which secrets don't survive.
+    quick.site.export(cluster={**quick.site.environment["cluster"], "spark_env_vars": {}})
+    quick.airflow.migrate()
+    run = quick.test("dsi_raw", delivery=REFUSED)
+    assert run["state"] == "failed"
+    assert run["tasks"]["ingest_dsi"]["try"] == 1
+    assert quick.clusters() == ["ingest_dsi"]
+    assert "the delivery is refused" in run["log"]
+
+
+def test_a_run_that_a_person_cancels_is_not_started_again(quick: Deployed) -> None:
+    quick.airflow.migrate()
+    quick.workspace.plan_run("hang", task_key="ingest_dsi")
+
+    def cancel() -> None:
+        while not quick.clusters():
+            time.sleep(0.2)
+        requests.post(
+            f"{quick.workspace.url}/api/2.1/jobs/runs/cancel",
+            json={"run_id": next(iter(quick.workspace.runs))},
+            headers={"Authorization": f"Bearer {quick.workspace.token}"},
+            timeout=30,
+        ).raise_for_status()
+
+    person = threading.Thread(target=cancel, daemon=True)
+    person.start()
+    run = quick.test("dsi_raw", delivery=DELIVERY)
+    person.join(timeout=30)
+    assert run["state"] == "failed"
+    assert quick.clusters() == ["ingest_dsi"]
+
+
+def test_a_retry_follows_the_run_of_an_earlier_try_in_a_state_that_the_provider_does_not_know(
+    quick: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_json = State.as_json
+
+    def unknown_until_the_retry_has_asked(state: State) -> dict[str, Any]:
+        paths = [request.path for request in quick.workspace.requests]
+        submissions = [number for number, path in enumerate(paths) if path.endswith("runs/submit")]
+        asked = [path for path in paths[submissions[-1] :] if path.endswith("runs/get")]
+        answer = as_json(state)
+        if len(submissions) == 1 or len(asked) == 1:
+            answer["state"]["life_cycle_state"] = "UNHEARD_OF"
+        return answer
+
+    monkeypatch.setattr(State, "as_json", unknown_until_the_retry_has_asked)
+    quick.airflow.migrate()
+    quick.workspace.plan_run("slow", seconds=60, task_key="ingest_dsi")
+    run = quick.test("dsi_raw", delivery=DELIVERY)
+    assert run["state"] == "success", run["log"][-5000:]
+    assert run["tasks"]["ingest_dsi"]["try"] == 2
+    assert "Following the run of try 1" in run["log"]
+    assert (quick.clusters(), len(quick.workspace.runs)) == (["ingest_dsi"], 1)
 
 
 def test_a_flaky_step_succeeds_on_its_second_try_with_a_run_of_its_own(quick: Deployed) -> None:
     quick.airflow.migrate()
-    quick.workspace.plan_run("fail", message="lost", task_key="raw__dsi__sensor")
-    quick.workspace.fail_requests("runs/submit", answer="drop after")  # done, but Airflow never hears of it
+    quick.workspace.plan_run("fail", message="lost", task_key="ingest_dsi")
+    quick.workspace.fail_requests("runs/submit", answer="drop after")  # submitted, but Airflow gets no answer
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "success", run["log"][-5000:]
-    assert run["tasks"]["raw__dsi__sensor"]["try"] == 2
-    assert Counter(quick.submitted()) == Counter(list(states(run))) + Counter(["raw__dsi__sensor"])
+    assert run["tasks"]["ingest_dsi"]["try"] == 2
+    assert quick.clusters() == ["ingest_dsi"] * 2
 
 
-def test_what_is_deployed_from_a_branch_runs_the_code_of_that_branch(quick: Deployed) -> None:
+def test_dags_that_are_deployed_from_a_branch_run_the_code_of_that_branch(quick: Deployed) -> None:
     quick.site.export(branch="feature")
     quick.airflow.migrate()
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "success", run["log"][-5000:]
-    assert quick.said("raw__dsi__sensor")["branch"] == "feature"
+    assert quick.printed()["branch"] == "feature"
 
 
-def test_where_airflow_defers_by_default_a_run_takes_no_worker_while_it_waits(quick: Deployed) -> None:
+def test_a_deferred_run_succeeds_with_its_output_in_the_log(quick: Deployed) -> None:
     quick.airflow.settings["AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"] = "True"
-    # Without a secret: `dag.test()` of Airflow 2, unlike a worker, renders a task again that it has rendered before.
     quick.site.export(cluster={**quick.site.environment["cluster"], "spark_env_vars": {}})
     quick.airflow.migrate()
+    quick.workspace.plan_run("slow", seconds=3, task_key="ingest_dsi")
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "success", run["log"][-5000:]
     assert "running trigger in line" in run["log"]
-    assert Counter(quick.submitted()) == Counter(list(states(run)))
+    assert "STEP {" in run["log"]
+    assert quick.clusters() == ["ingest_dsi"]
 
 
-def test_a_delivery_that_is_none_starts_nothing(quick: Deployed) -> None:
+def test_a_wrong_name_of_a_delivery_starts_nothing(quick: Deployed) -> None:
     quick.airflow.migrate()
     done = quick.airflow.call(
         *(str(quick.airflow.python), "-P", str(INSIDE), "test", "dsi_raw", '{"delivery": "../other"}'), timeout=120
     )
     assert done.returncode != 0
     assert "../other" in done.stdout + done.stderr
-    assert quick.submitted() == []
+    assert quick.clusters() == []
 
 
 def test_the_dispatcher_starts_each_new_complete_delivery_once(deployed: Deployed) -> None:
@@ -132,49 +189,88 @@ def test_the_dispatcher_starts_each_new_complete_delivery_once(deployed: Deploye
     land(deployed.landing, arriving, "sensor", "algorithm")
     land(deployed.landing, ingested)
     land(deployed.landing, "backup-of-2026-01-30")
-    log(deployed.lake, ingested)
+    mark_as_ingested(deployed.lake, ingested)
     deployed.prepare()
 
-    def look() -> list[str]:
+    def dispatch() -> list[str]:
         found = deployed.test("dsi_deliveries")
         assert found["state"] == "success", found["log"][-5000:]
         return sorted(run["conf"]["delivery"] for run in deployed.runs("dsi_raw").values())
 
-    assert look() == [complete]
+    assert dispatch() == [complete]
     ((run_id, run),) = deployed.runs("dsi_raw").items()
     assert run_id.startswith(f"{complete}__")
     assert run["conf"] == {"delivery": complete}
-    assert look() == [complete]
-    land(deployed.landing, arriving)  # the rest of it
-    deployed.landing.write(f"dsi/{complete}/sensor/part-1.parquet", b"mended")
-    assert look() == [complete, complete, arriving]
-    log(deployed.lake, arriving)
-    assert look() == [complete, complete, arriving]
+    assert dispatch() == [complete]
+    land(deployed.landing, arriving)  # the missing folders
+    deployed.landing.write(f"dsi/{complete}/sensor/part-1.parquet", b"another file")
+    assert dispatch() == [complete, complete, arriving]
+    mark_as_ingested(deployed.lake, arriving)
+    assert dispatch() == [complete, complete, arriving]
 
 
-def test_the_sample_is_ingested_as_at_home(deployed: Deployed, tmp_path: Path) -> None:
+def test_a_run_of_the_dispatcher_goes_on_where_the_last_one_ended(deployed: Deployed) -> None:
+    names = [f"2026-01-{day:02}-06:00:00" for day in range(1, 5)]
+    for name in names:
+        land(deployed.landing, name)
+    file = deployed.site.dags / "dsi_deliveries.py"
+    source = file.read_text()
+    file.write_text(source.replace("MAX_STARTED = 20", "MAX_STARTED = 2"))
+    assert file.read_text() != source
+    deployed.prepare()
+    for expected in (names[:2], names, names):
+        assert deployed.test("dsi_deliveries")["state"] == "success"
+        assert sorted(run["conf"]["delivery"] for run in deployed.runs("dsi_raw").values()) == expected
+
+
+def test_a_refused_delivery_fails_its_task_at_once_with_its_violations_in_the_log(deployed: Deployed) -> None:
+    (name, *_) = land_bundled(deployed.landing)
+    deployed.landing.delete([f"dsi/{name}/sensor/part-0.parquet"])
+    deployed.airflow.migrate()
+    run = deployed.test("dsi_raw", delivery=name)
+    assert run["state"] == "failed"
+    assert run["tasks"]["ingest_dsi"]["try"] == 1
+    assert deployed.clusters() == ["ingest_dsi"]
+    assert f"delivery {name}: expected data as in the delivery contract" in run["log"]
+    assert not deployed.lake.list().folders
+
+
+def test_the_sample_is_ingested_as_by_dagster_with_one_cluster_for_each_delivery(
+    deployed: Deployed, tmp_path: Path
+) -> None:
     names = land_bundled(deployed.landing)
     deployed.airflow.migrate()
-    for name in names:
+    for number, name in enumerate(names, 1):
         run = deployed.test("dsi_raw", delivery=name)
         assert run["state"] == "success", run["log"][-5000:]
-    settings = {"BIOCLOUD_LANDING_ROOT": deployed.landing.root, "BIOCLOUD_HOME": str(tmp_path / "home-of-biocloud")}
+        assert deployed.clusters() == ["ingest_dsi"] * number
+        for asset in CONTRACT.addresses:
+            assert f"INFO {asset}: " in run["log"]
+        assert "INFO raw/dsi/sensor, check row_count: passed" in run["log"]
+    run = deployed.test("dsi_curated", run_date="2026-01-31")
+    assert run["state"] == "success", run["log"][-5000:]
+    assert deployed.clusters() == [*["ingest_dsi"] * len(names), "dsi_curated"]
+    curated = DataLake.at(deployed.site.environment["curated_root"], endpoint=deployed.endpoint)
+    assert "dsi/2026-01-31/manifest.json" in {file.path for file in curated.walk()}
+
+    settings = {"BIOCLOUD_LANDING_ROOT": deployed.landing.root, "BIOCLOUD_HOME": str(tmp_path / "local")}
     subprocess.run(
         [sys.executable, "-m", "biocloud_assets.cli", "ingest", *names],
         env={**{k: v for k, v in os.environ.items() if not k.startswith("BIOCLOUD_")}, **settings},
         check=True,
         timeout=300,
     )
-    at_home = DataLake.at(str(tmp_path / "home-of-biocloud/lake"))
-    for table in TABLES:
-        assert rows(deployed.lake, table.path) == rows(at_home, table.path), table.path
-    logged = deltalake.DeltaTable(deployed.lake.uri(LOG.path), storage_options=OPTIONS).to_pyarrow_table().to_pylist()
+    local = DataLake.at(str(tmp_path / "local/lake"))
+    for table in CONTRACT.tables:
+        address = CONTRACT.address(table)
+        assert rows(deployed.lake, address) == rows(local, address), address
+    log = deltalake.DeltaTable(deployed.lake.uri(CONTRACT.address(CONTRACT.log)), storage_options=OPTIONS)
+    logged = log.to_pyarrow_table().to_pylist()
     assert sorted(row[DELIVERY_COLUMN] for row in logged) == sorted(names)
     assert {row["orchestrator"] for row in logged} == {"airflow"}
 
 
-def rows(lake: DataLake, path: str) -> list[str]:
-    """All rows of a table, in an order of their own."""
+def rows(lake: DataLake, path: str) -> list[Any]:
+    """All rows of a table, in a fixed order."""
     table = deltalake.DeltaTable(lake.uri(path), storage_options=OPTIONS if "://" in lake.root else None)
-    found = table.to_pyarrow_table()
-    return sorted(repr(sorted(row.items())) for row in found.to_pylist())
+    return sorted(repr(sorted(row.items())) for row in table.to_pyarrow_table().to_pylist())

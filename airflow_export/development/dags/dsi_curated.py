@@ -4,10 +4,11 @@ Generated for development from the Dagster job `dsi_curated`. Do not edit: chang
 
     uv run biocloud airflow export --env development
 
-Runs unmodified on Airflow 2.10 to 3.x with the providers for Databricks and Amazon.
+Runs unmodified on Airflow 2.10 to 3.x with the provider for Databricks.
 """
 
 import hashlib
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pendulum
@@ -19,10 +20,15 @@ except ImportError:  # Airflow 2
     from airflow.datasets import Dataset as Asset
     from airflow.models.param import Param
 
+try:  # Airflow 3.1 or later
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+except ImportError:
+    from airflow.exceptions import AirflowException, AirflowFailException
+
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksSubmitRunOperator
 
-try:  # Airflow 3: without a description of the cron schedule, which takes longer than all the rest
+try:  # Airflow 3.0 makes this class without the description of the cron schedule, which is slow to compute
     from airflow.sdk import CronTriggerTimetable
 except ImportError:
     from airflow.timetables.trigger import CronTriggerTimetable
@@ -37,60 +43,83 @@ CLUSTER = {
     "instance_pool_id": "0101-000000-biocloud-pool-development",
     "autoscale": {"min_workers": 1, "max_workers": 2},
     "data_security_mode": "SINGLE_USER",
+    "spark_env_vars": {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-1"},
     "custom_tags": {"team": "biocloud", "environment": "development"},
     "aws_attributes": {"instance_profile_arn": "arn:aws:iam::000000000000:instance-profile/biocloud-development"},
 }
-LIBRARIES = [
-    {"pypi": {"package": "dagster-pipes==1.13.27"}},
-    {"pypi": {"package": "deltalake==1.6.6"}},
-    {"pypi": {"package": "pydantic-settings==2.16.3"}},
-    {"pypi": {"package": "tenacity==9.2.1"}},
-]
-WHERE = [
-    "--run-date",
-    "{{ params.run_date or run_date(dag_run) }}",
-    "--landing-root",
-    "s3://example-dsi-development",
-    "--lake-root",
-    "s3://example-lake-development",
-    "--curated-root",
-    "s3://example-lake-development/curated",
-    "--days",
-    "30",
-    "--catalog",
-    "biocloud_development",
-    "--orchestrator",
-    "airflow",
-    "--run-id",
-    "{{ run_id }}",
-]
-ACTIVE = {"PENDING", "QUEUED", "RUNNING", "BLOCKED", "WAITING_FOR_RETRY"}
+NOT_RETRYABLE = "biocloud: a retry can't help"  # a step writes this if a retry can't help
+ENDED = {"TERMINATED", "SKIPPED", "INTERNAL_ERROR"}  # every other state of a run is active, also one yet unknown
+LOG_LIMIT = 100_000  # characters
 
 
-def token(ti, try_number=None):
-    """Stand for one try of a task: Databricks starts one run for a token, however often it is asked to."""
-    attempt = (ti.dag_id, ti.run_id, ti.task_id, ti.try_number if try_number is None else try_number)
-    return hashlib.sha256("/".join(map(str, attempt)).encode()).hexdigest()
+class DatabricksStepOperator(DatabricksSubmitRunOperator):
+    """Run a step on Databricks: at most one active run for a task, and no retry that can't help.
 
-
-def follow_what_still_runs(context):
-    """Before a retry: if the worker of an earlier try died while its run goes on, follow that one.
-
-    The token of an earlier try is answered with the run that it started, or starts it if the worker died before that.
-    If it has ended, this try starts afresh.
+    - A worker that is killed leaves its run behind. The next try follows this run if it is still active.
+    - The end of the step's output, with a line for each asset and check, is written to the task's log.
+    - The task fails without a retry if the step reports that a retry can't help, or if a person has cancelled the run.
     """
-    task, ti = context["task"], context["ti"]
-    task.durable = False  # later providers' own way, which would take a task that is cleared by hand for done
-    hook = DatabricksHook(task.databricks_conn_id, caller="biocloud")
-    for earlier in range(1, ti.try_number):
-        request = {**task.json, "idempotency_token": token(ti, earlier)}
-        if hook.get_run_state(hook.submit_run(request)).life_cycle_state in ACTIVE:
-            task.json = request
+
+    def execute(self, context):
+        # The provider's own way (`durable`, Airflow 3.3) would also resume the run of a task that a person has cleared.
+        self.durable = False
+        ti = context["ti"]
+        for try_number in range(1, ti.try_number + 1):
+            # Databricks starts one run for a token: the token of an earlier try returns the run of that try.
+            token = "/".join(map(str, (ti.dag_id, ti.run_id, ti.task_id, try_number)))
+            self.json = {**self.json, "idempotency_token": hashlib.sha256(token.encode()).hexdigest()}
+            if try_number < ti.try_number and self.is_active(self.hook().submit_run(self.json)):
+                self.log.info("Following the run of try %s, which is still active", try_number)
+                break
+        with self.outcome():
+            super().execute(context)
+
+    def execute_complete(self, context, event):
+        self.run_id = event["run_id"]
+        with self.outcome():
+            super().execute_complete(context, event)
+
+    def hook(self):
+        return DatabricksHook(
+            self.databricks_conn_id,
+            retry_limit=self.databricks_retry_limit,
+            retry_delay=self.databricks_retry_delay,
+            caller="biocloud",
+        )
+
+    def is_active(self, run_id):
+        # Older providers' `get_run_state` raises on some states: https://github.com/apache/airflow/issues/69193
+        return self.hook().get_run(run_id)["state"]["life_cycle_state"] not in ENDED
+
+    @contextmanager
+    def outcome(self):
+        """Write the step's output to the log, and raise the error of a run that has failed."""
+        error = None
+        try:
+            yield
+        except Exception as caught:  # neither a deferral nor a termination by Airflow
+            error = caught
+        if self.run_id is None:
+            raise error
+        run, output = {}, {}
+        try:
+            run = self.hook().get_run(self.run_id)
+            output = self.hook().get_run_output(run["tasks"][0]["run_id"])
+            self.log.info("Output of the step:\n%s", (output.get("logs") or "")[-LOG_LIMIT:])
+        except Exception as caught:
+            self.log.warning("The output of the Databricks run %s can't be read: %s", self.run_id, caught)
+        result = run.get("state", {}).get("result_state")
+        # Some versions of the provider take a run that fails before its task defers for a success.
+        if error is None and result in {"SUCCESS", None}:
             return
+        message = str(error or f"the Databricks run {self.run_id} ended as {result}: {output.get('error')}")
+        if result == "CANCELED" or NOT_RETRYABLE in f"{message}{output.get('error')}{output.get('logs')}":
+            raise AirflowFailException(message) from error
+        raise error or AirflowException(message)
 
 
 def run_date(dag_run):
-    """Return the day that a run is about if it isn't told."""
+    """Return the day of a run that is given none."""
     moment = pendulum.instance(dag_run.logical_date or dag_run.run_after)
     return moment.in_timezone("UTC").subtract(days=0).to_date_string()
 
@@ -101,13 +130,13 @@ with DAG(
     doc_md="""Publish the observations of a day for DSI, write the manifest, and delete the folders of old days.
 
 - Owner: biocloud
-- Lineage: makes curated/dsi/days, curated/dsi/manifest, curated/dsi/observation
+- Lineage: makes curated/dsi/manifest, curated/dsi/observation, curated/dsi/retention
 - Docs: [dsi.md](https://gitlab.com/example/biocloud/-/blob/HEAD/docs/data-architecture/curated/dsi.md)
 - Generated from Dagster, the job `dsi_curated`, for development. Do not edit.""",
     schedule=CronTriggerTimetable("30 6 * * *", timezone="UTC"),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    max_active_runs=1,  # one after the other, the oldest first
+    max_active_runs=1,  # runs wait for each other, so that no two write the same tables
     is_paused_upon_creation=False,
     tags=["biocloud", "generated", "development", "dsi"],
     params={
@@ -115,7 +144,7 @@ with DAG(
             None,
             type=["null", "string"],
             pattern=r"^\d{4}-\d{2}-\d{2}$",
-            description="The day, yyyy-mm-dd; without one, the day that the schedule stands for.",
+            description="The day, yyyy-mm-dd; without one, the day of the schedule.",
         ),
         "git_branch": Param(
             "main",
@@ -127,31 +156,46 @@ with DAG(
     default_args={
         "owner": "biocloud",
         "databricks_conn_id": "databricks_default",
-        "databricks_retry_limit": 5,  # a request that got lost is repeated; the token makes that harmless
+        "databricks_retry_limit": 5,  # for each request; the token makes a repeated submission harmless
         "databricks_retry_delay": 5,
         "polling_period_seconds": 10,
         "execution_timeout": timedelta(seconds=4500),
-        "pre_execute": follow_what_still_runs,
     },
-    user_defined_macros={"token": token, "run_date": run_date},
+    user_defined_macros={"run_date": run_date},
 ) as dag:
-    publish_observations = DatabricksSubmitRunOperator(
-        task_id="publish_observations",
-        doc_md="Write the observations of the run date, as of its end; its manifest is taken away before the first change.",
+    dsi_curated = DatabricksStepOperator(
+        task_id="dsi_curated",
+        doc_md="Publish the observations of a day for DSI, write the manifest, and delete the folders of old days.",
         json={
             "run_name": "{{ dag.dag_id }} {{ ti.task_id }} {{ run_id }}",
             "git_source": GIT_SOURCE,
             "timeout_seconds": 3600,
-            "idempotency_token": "{{ token(ti) }}",
             "tasks": [
                 {
-                    "task_key": "publish_observations",
+                    "task_key": "dsi_curated",
                     "new_cluster": CLUSTER,
-                    "libraries": LIBRARIES,
+                    "libraries": [
+                        {"pypi": {"package": "dagster-pipes==1.13.27"}},
+                        {"pypi": {"package": "deltalake==1.6.6"}},
+                        {"pypi": {"package": "pydantic-settings==2.16.3"}},
+                        {"pypi": {"package": "tenacity==9.2.1"}},
+                    ],
                     "spark_python_task": {
                         "python_file": "databricks/run_step.py",
                         "source": "GIT",
-                        "parameters": ["--step", "curated/dsi/observation", *WHERE],
+                        "parameters": [
+                            "--asset=curated/dsi/manifest",
+                            "--asset=curated/dsi/observation",
+                            "--asset=curated/dsi/retention",
+                            "--run-date={{ params.run_date or run_date(dag_run) }}",
+                            "--retention-days=30",
+                            "--landing-root=s3://example-dsi-development",
+                            "--lake-root=s3://example-lake-development",
+                            "--curated-root=s3://example-lake-development/curated",
+                            "--catalog=biocloud_development",
+                            "--orchestrator=airflow",
+                            "--run-id={{ run_id }}",
+                        ],
                     },
                 }
             ],
@@ -172,63 +216,9 @@ with DAG(
             Asset("s3://example-lake-development/raw/dsi/sensor_deployment"),
             Asset("s3://example-lake-development/raw/dsi/sensor_media_item"),
         ],
-        outlets=[Asset("s3://example-lake-development/curated/dsi/observation")],
+        outlets=[
+            Asset("s3://example-lake-development/curated/dsi/manifest"),
+            Asset("s3://example-lake-development/curated/dsi/observation"),
+            Asset("s3://example-lake-development/curated/dsi/retention"),
+        ],
     )
-    write_manifest = DatabricksSubmitRunOperator(
-        task_id="write_manifest",
-        doc_md="Write the manifest of the run date's folder: DSI may read it from now on.",
-        json={
-            "run_name": "{{ dag.dag_id }} {{ ti.task_id }} {{ run_id }}",
-            "git_source": GIT_SOURCE,
-            "timeout_seconds": 3600,
-            "idempotency_token": "{{ token(ti) }}",
-            "tasks": [
-                {
-                    "task_key": "write_manifest",
-                    "new_cluster": CLUSTER,
-                    "libraries": LIBRARIES,
-                    "spark_python_task": {
-                        "python_file": "databricks/run_step.py",
-                        "source": "GIT",
-                        "parameters": ["--step", "curated/dsi/manifest", *WHERE],
-                    },
-                }
-            ],
-        },
-        retries=2,
-        retry_delay=timedelta(seconds=5),
-        retry_exponential_backoff=True,
-        max_active_tis_per_dag=1,
-        inlets=[Asset("s3://example-lake-development/curated/dsi/observation")],
-        outlets=[Asset("s3://example-lake-development/curated/dsi/manifest")],
-    )
-    cleanup_curated_folders = DatabricksSubmitRunOperator(
-        task_id="cleanup_curated_folders",
-        doc_md="Delete the folders of days that are no longer offered, each with its manifest first.",
-        json={
-            "run_name": "{{ dag.dag_id }} {{ ti.task_id }} {{ run_id }}",
-            "git_source": GIT_SOURCE,
-            "timeout_seconds": 3600,
-            "idempotency_token": "{{ token(ti) }}",
-            "tasks": [
-                {
-                    "task_key": "cleanup_curated_folders",
-                    "new_cluster": CLUSTER,
-                    "libraries": LIBRARIES,
-                    "spark_python_task": {
-                        "python_file": "databricks/run_step.py",
-                        "source": "GIT",
-                        "parameters": ["--step", "curated/dsi/days", *WHERE],
-                    },
-                }
-            ],
-        },
-        retries=2,
-        retry_delay=timedelta(seconds=5),
-        retry_exponential_backoff=True,
-        max_active_tis_per_dag=1,
-        inlets=[Asset("s3://example-lake-development/curated/dsi/manifest")],
-        outlets=[Asset("s3://example-lake-development/curated/dsi/days")],
-    )
-    [publish_observations] >> write_manifest
-    [write_manifest] >> cleanup_curated_folders
