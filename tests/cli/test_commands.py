@@ -1,71 +1,20 @@
-"""The `biocloud` command, as a user types it: in processes of its own, with a home of its own."""
+"""The `biocloud` command as a user types it."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import deltalake
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "raw" / "dsi"))
-from deliveries import record, table, write
-
-from biocloud_assets.raw.dsi import contract
-from biocloud_assets.raw.dsi.contract import LOG, TABLES
+from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import BUNDLED
+from tests.cli.biocloud import Biocloud
+from tests.ingest.deliveries import record, table, write
 
 GOOD, BAD, WORSE, HALF = "2026-01-01-00:00:00", "2026-01-02-00:00:00", "2026-01-03-00:00:00", "2026-01-04-00:00:00"
-
-
-class Biocloud:
-    """The command with an environment: a fresh home, and nothing to wait for."""
-
-    def __init__(self, home: Path, **environment: str) -> None:
-        self.home = home
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BIOCLOUD_", "DAGSTER_"))}
-        if "BIOCLOUD_LAKE_ROOT" not in environment or "://" not in environment["BIOCLOUD_LAKE_ROOT"]:
-            kept = {name: value for name, value in kept.items() if not name.startswith("AWS_")}
-        self.environment = {
-            **kept,
-            "BIOCLOUD_HOME": str(home),
-            "BIOCLOUD_QUIET_SECONDS": "0",
-            "COLUMNS": "200",
-            **environment,
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "biocloud_assets.cli", *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=150)
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-        return out + err
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        process = self.start(*arguments, "--json")
-        out, err = process.communicate(timeout=150)
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-        return json.loads(out)
-
-    def versions(self) -> dict[str, int]:
-        """The Delta version of each table."""
-        lake = Path(self.environment.get("BIOCLOUD_LAKE_ROOT", self.home / "lake"))
-        paths = [lake / spec.path for spec in (*TABLES, LOG)]
-        return {path.name: deltalake.DeltaTable(str(path)).version() for path in paths if path.exists()}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +32,7 @@ def test_the_sample_is_ingested_and_shown(sampled: tuple[Biocloud, str]) -> None
         line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith(("analysis", "sensor"))
     }
     assert sum(int(count) for count in rows["sensor_media_item"]) == 423
-    assert set(rows) == {spec.name for spec in TABLES if spec.name != "algorithm"}
+    assert set(rows) == {spec.name for spec in CONTRACT.tables if spec.name != "algorithm"}
     for line in ("checks passed", "checks warned", "checks failed", "uv run biocloud dev"):
         assert line in printed
     assert str(biocloud.home / "lake" / "raw" / "dsi") in printed
@@ -97,11 +46,12 @@ def test_the_line_that_reads_a_table_works(sampled: tuple[Biocloud, str]) -> Non
     assert all(deployment in shown for deployment in ("00a2c20d", "29b7d356", "577b543a", "62c200a9"))
 
 
-def test_reading_the_log_lets_a_process_end_in_peace(sampled: tuple[Biocloud, str]) -> None:
+def test_a_process_that_has_read_the_log_ends_normally(sampled: tuple[Biocloud, str]) -> None:
     """Arrow's threads outlive some ways of reading a table, and then abort the process: exit code 134, work done."""
     biocloud, _ = sampled
-    program = "import sys; from biocloud_assets.lake import DataLake; from biocloud_assets.raw.dsi import log; "
-    program += f"assert log.read(DataLake.at(sys.argv[1]), '{BUNDLED[0]}')"
+    program = "import sys; from biocloud_assets.lake import DataLake; from biocloud_assets.ingest import delivery_log; "
+    program += "from biocloud_assets.raw.dsi.contract import CONTRACT; "
+    program += f"assert delivery_log.read(DataLake.at(sys.argv[1]), CONTRACT, '{BUNDLED[0]}')"
     command = [sys.executable, "-c", program, str(biocloud.home / "lake")]
     for _ in range(10):  # it was one time in three
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
@@ -120,7 +70,7 @@ def test_deliveries_and_verify(sampled: tuple[Biocloud, str]) -> None:
     assert [(row["delivery"], row["state"]) for row in biocloud.json("deliveries")] == [
         (name, "ingested") for name in BUNDLED
     ]
-    assert biocloud("verify", *BUNDLED).count("equal") == len(BUNDLED) * len(contract.FOLDERS)
+    assert biocloud("verify", *BUNDLED).count("equal") == len(BUNDLED) * len(CONTRACT.folders)
 
 
 def test_dagster_shows_what_the_command_did(sampled: tuple[Biocloud, str]) -> None:
@@ -140,7 +90,7 @@ print(sorted(instance.get_materialized_partitions(dg.AssetKey(["raw", "dsi", "de
     assert shown == [repr([("dsi_raw", "SUCCESS", name) for name in BUNDLED]), repr(list(BUNDLED))]
 
 
-def test_faulty_deliveries_are_refused_untouched_and_the_others_go_in(tmp_path: Path) -> None:
+def test_deliveries_with_violations_are_refused_and_the_others_are_ingested(tmp_path: Path) -> None:
     landing, lake = tmp_path / "in", tmp_path / "out"
     write(landing, GOOD)
     biocloud = Biocloud(tmp_path / "home", BIOCLOUD_LANDING_ROOT=str(landing), BIOCLOUD_LAKE_ROOT=str(lake))
@@ -156,13 +106,13 @@ def test_faulty_deliveries_are_refused_untouched_and_the_others_go_in(tmp_path: 
     write(landing, HALF, sensor=None)
 
     printed = biocloud("ingest", code=1)
-    assert f"{BAD} refused: 2 faults, nothing written" in printed
+    assert f"{BAD} refused: 2 violations, nothing written" in printed
     assert "renamed column: delivery 2026-01-02-00:00:00, folder sensor, file part-0.parquet, column type" in printed
     assert "repeated key: delivery 2026-01-02-00:00:00, folder algorithm, file part-0.parquet, column id" in printed
     assert (
         "truncated Parquet: delivery 2026-01-03-00:00:00, folder analysis_group_result, file part-0.parquet" in printed
     )
-    assert f"{HALF} arriving: still to come: sensor" in printed
+    assert f"{HALF} arriving: sensor still missing" in printed
     assert biocloud.versions() == before
 
     states = {row["delivery"]: row for row in biocloud.json("deliveries")}
@@ -174,11 +124,11 @@ def test_faulty_deliveries_are_refused_untouched_and_the_others_go_in(tmp_path: 
     }
     assert "renamed column" in states[BAD]["reason"]
 
-    # Asked for by name, what is missing is a fault.
+    # If it is given by name, a missing folder is a violation.
     assert "missing folder: delivery 2026-01-04-00:00:00, folder sensor" in biocloud("ingest", HALF, code=1)
     assert biocloud.versions() == before
 
-    # Mended, they go in; the others stay as they are.
+    # A corrected delivery is ingested; the others stay as they are.
     write(landing, BAD)
     printed = biocloud("ingest", code=1)
     assert f"{BAD} ingested" in printed
@@ -197,35 +147,12 @@ def test_from_and_to_s3(s3_root: str, s3_server: str, tmp_path: Path) -> None:
     (row,) = biocloud.json("ingest")["deliveries"]
     assert (row["delivery"], row["state"]) == (GOOD, "ingested")
     options = {"allow_http": "true"}
-    for spec in TABLES:
-        written = deltalake.DeltaTable(f"{s3_root}/out/{spec.path}", storage_options=options).to_pyarrow_table()
+    for spec in CONTRACT.tables:
+        written = deltalake.DeltaTable(
+            f"{s3_root}/out/{CONTRACT.address(spec)}", storage_options=options
+        ).to_pyarrow_table()
         assert (written.num_rows, written.column_names) == (1, [column.name for column in spec.columns])
-    assert biocloud("verify", GOOD).count("equal") == len(contract.FOLDERS)
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_ctrl_c_leaves_nothing_half_written_and_after_a_kill_the_next_run_heals(
-    tmp_path: Path, sent: signal.Signals
-) -> None:
-    biocloud = Biocloud(tmp_path)
-    biocloud("sample", "--results", "5000", "--seed", "3")
-    process = biocloud.start("ingest")
-    first = tmp_path / "lake" / TABLES[0].path / "_delta_log"
-    until = time.monotonic() + 60
-    while not first.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
-    if sent is signal.SIGINT:
-        assert process.returncode == 130, out + err
-        assert "Interrupted" in err
-        for spec in TABLES:
-            path = tmp_path / "lake" / spec.path
-            if path.exists():
-                assert deltalake.DeltaTable(str(path)).to_pyarrow_table().num_rows == 0, spec.name
-    (row,) = biocloud.json("ingest")["deliveries"]
-    assert row["state"] == "ingested"
-    assert biocloud("verify", row["delivery"]).count("equal") == len(contract.FOLDERS)
+    assert biocloud("verify", GOOD).count("equal") == len(CONTRACT.folders)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +166,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_after_a_kill_the_next_run_heals(
         (["nonsense"], "No such command"),
     ],
 )
-def test_wrong_use_is_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_use_is_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     assert message in Biocloud(tmp_path)(*arguments, code=2)
 
 
@@ -253,3 +180,63 @@ def test_help_teaches_by_example(tmp_path: Path) -> None:
     assert "biocloud ingest --sample" in biocloud("--help")
     for command in ("ingest", "deliveries", "verify", "sample", "dev"):
         assert f"biocloud {command}" in biocloud(command, "--help").partition("Example")[2]
+
+
+def test_a_refused_delivery_was_not_written_and_its_warnings_are_no_violations(tmp_path: Path) -> None:
+    biocloud = Biocloud(tmp_path)
+    write(biocloud.landing, GOOD)
+    write(
+        biocloud.landing,
+        BAD,
+        algorithm=[record("algorithm", id=None)],
+        sensor_media_item=[record("sensor_media_item", sensor_deployment_id="nowhere")],
+    )
+    document = biocloud.json("ingest", code=1)
+    assert document["written"] == 1
+    states = {row["delivery"]: (row["state"], row["reason"]) for row in document["deliveries"]}
+    assert states == {GOOD: ("ingested", ""), BAD: ("refused", "1 violation, nothing written")}
+
+
+def test_a_delivery_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    """The lake is a table of other columns for one folder, so that no delivery can be ingested."""
+    biocloud = Biocloud(tmp_path)
+    for name in (GOOD, BAD):
+        write(biocloud.landing, name)
+    (biocloud.lake / "raw").mkdir(parents=True)
+    (biocloud.lake / "raw" / "dsi").write_text("a file where a folder is expected")
+    document = biocloud.json("ingest", code=1)
+    assert [(row["delivery"], row["state"]) for row in document["deliveries"]] == [(GOOD, "failed"), (BAD, "failed")]
+    assert document["written"] == 0
+    printed = biocloud("ingest", code=1)
+    assert "Read a table" not in printed
+    assert "Traceback" not in printed
+
+
+def test_a_landing_zone_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    printed = Biocloud(tmp_path, BIOCLOUD_LANDING_ROOT=str(tmp_path / "nowhere"))("ingest", code=1)
+    assert f"{tmp_path / 'nowhere'}: expected the landing zone" in printed
+
+
+def test_a_delivery_without_a_folder_is_an_error_and_nothing_is_recorded(tmp_path: Path) -> None:
+    biocloud = Biocloud(tmp_path)
+    write(biocloud.landing, GOOD)
+    printed = biocloud("ingest", "2030-01-01-00:00:00", code=2)
+    assert "delivery 2030-01-01-00:00:00: expected a folder at" in printed
+    assert not (tmp_path / "dagster").exists()
+    assert not biocloud.versions()
+
+
+def test_ingest_restores_the_partition_of_an_ingested_delivery(sampled: tuple[Biocloud, str]) -> None:
+    biocloud, _ = sampled
+    with biocloud.instance() as instance:
+        instance.delete_dynamic_partition("dsi_delivery", BUNDLED[0])
+    biocloud("ingest", BUNDLED[0])
+    with biocloud.instance() as instance:
+        assert BUNDLED[0] in instance.get_dynamic_partitions("dsi_delivery")
+
+
+def test_production_without_credentials_is_one_message(tmp_path: Path) -> None:
+    biocloud = Biocloud(tmp_path, BIOCLOUD_ENV="production", AWS_EC2_METADATA_DISABLED="true", HOME=str(tmp_path))
+    printed = biocloud("deliveries", code=1)
+    assert "Unable to locate credentials" in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,5 @@
+"""`python -m biocloud_assets.cli`."""
+
+from biocloud_assets.cli import main
+
+main()
