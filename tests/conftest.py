@@ -1,4 +1,4 @@
-"""What tests of every room share: an S3 that speaks HTTP on loopback, and a fresh place in it."""
+"""Fixtures for all tests: an S3 server on loopback, and a new bucket in it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 
 from tests.databricks_workspace.fixture import databricks_workspace  # noqa: F401
 
-# How long an example takes says nothing about what is promised, and depends on what else the machine does.
+# The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile("biocloud", deadline=None)
 hypothesis.settings.load_profile("biocloud")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, or one core waits at the end while the other works on it."""
-    items.sort(key=lambda item: item.path.name != "test_cli.py")
+    """Begin with the files that take longest, so that no core waits for another one at the end."""
+    longest = ("test_interrupt.py", "test_commands.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(scope="session")
