@@ -30,10 +30,10 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9._=:+/@,-]+")
 _BATCH_BYTES = 32 * 1024 * 1024
 _BATCH_ROWS = 16_384
 _PROBE_ROWS = 64
-"""How many rows are read first, to see how large they are."""
+"""How many rows are read first, to estimate their size."""
 
 _LOCATE_ROWS = 1024
-"""How many rows make a batch where only a damaged column is looked for."""
+"""The rows of a batch when only damaged columns are searched for."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class FileReader:
             raise _UnreadableError(self._locate(files[0], footer, columns, error)) from error
 
     def _batch_rows(self, file: pq.ParquetFile, columns: list[str] | None) -> int:
-        """How many rows make a batch of a size that memory can hold, judged by the first of them."""
+        """The rows of a batch that fits into memory, estimated from the first rows."""
         first = next(file.iter_batches(_PROBE_ROWS, columns=columns, use_threads=False), None)
         if first is None or not first.num_rows:
             return _BATCH_ROWS
@@ -234,7 +234,7 @@ def _invalid(path: str, array: pa.Array) -> Iterator[tuple[str, Exception]]:
 
 
 class _Copy:
-    """A normalised copy that is being written; only as a whole it gets into the staging folder."""
+    """A normalised copy that is being written; only a complete one is put into the staging folder."""
 
     def __init__(self, folder: Folder) -> None:
         self._schema = arrow_schema(folder, rescued=True)
@@ -281,12 +281,12 @@ class _Copy:
 
 
 def _merge_int96(exact: pa.RecordBatch, coarse: pa.RecordBatch, lossy: dict[str, str]) -> pa.RecordBatch:
-    """A batch in which timestamps of 96 bits are told without loss.
+    """A batch in which timestamps of 96 bits have their exact values.
 
     Args:
         exact: the batch with these as nanoseconds, which have gone round where they lie outside 1677 to 2262.
         coarse: the same one with these as microseconds, rounded down.
-        lossy: takes the path of a field that can be told in neither way, and why.
+        lossy: receives the path of a field that neither batch holds exactly, and the reason.
     """
     pairs = zip(exact.schema.names, exact.columns, coarse.columns, strict=True)
     arrays = [_merge_array(ns, us, name, lossy) for name, ns, us in pairs]

@@ -1,4 +1,4 @@
-"""Parquet footers: opening a file, comparing its columns with the contract's, and telling a canonical layout."""
+"""Parquet footers: opening a file, comparing its columns with the contract's, and recognising the canonical layout."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from biocloud_assets.ingest.violations import ViolationKind, shown
 from biocloud_assets.schema import RESCUED_COLUMN, Field, Folder, ListOf, Scalar, Struct, arrow_schema, type_name
 
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
-"""What pyarrow raises on a damaged file; an error of the lake is none of them."""
+"""What pyarrow raises for a damaged file; errors of the lake are not among them."""
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
-"""With what a Parquet file begins and ends; with the second, its footer is encrypted."""
+"""The first and last bytes of a Parquet file; with the second, its footer is encrypted."""
 
 _OPTIONS = {
     "page_checksum_verification": True,
@@ -247,7 +247,7 @@ def _scalar_kind(expected: Scalar, found: pa.DataType, *, is_text: bool) -> Viol
 
 
 def _compare_unknown(found: pa.DataType, path: str) -> Iterator[Difference]:
-    """What of an unknown type can't be told as JSON: a structure with two fields of one name."""
+    """The parts of an unknown type that have no JSON form: structures with two fields of one name."""
     found = plain_type(found)
     if pa.types.is_struct(found):
         for name, count in Counter(field.name for field in found).items():
@@ -312,7 +312,7 @@ def _leaves(path: str, type_: pa.DataType) -> Iterator[str]:
 
 
 def _layout(schema: pq.ParquetSchema) -> list[str]:
-    """A Parquet schema as text, without what makes no difference to any reader."""
+    """A Parquet schema as text, without details that make no difference to any reader."""
     lines = repr(schema).splitlines()[2:]  # of the object, and of the root, which every writer calls otherwise
     text = re.sub(r" field_id=-?\d+| \(Int\(bitWidth=(?:32|64), isSigned=true\)\)", "", "\n".join(lines))
     return re.sub(r", is_from_converted_type=\w+|, force_set_converted_type=\w+", "", text).splitlines()

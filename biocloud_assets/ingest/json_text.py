@@ -41,7 +41,7 @@ FIRST_EQUAL_SECOND = -2_208_988_800
 
 
 class NotJsonError(Exception):
-    """A value or a type that can't be told as JSON. Its text says which."""
+    """A value or a type that has no JSON form. Its message names it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class JsonWriter:
 
     Attributes:
         texts: the paths of fields whose bytes are text, in UTF-8.
-        in_legacy_calendar: whether old dates and timestamps are in Spark's legacy calendar; these can't be told.
+        in_legacy_calendar: whether old dates and timestamps are in Spark's legacy calendar; these are refused.
     """
 
     texts: Container[str] = ()

@@ -1,4 +1,4 @@
-"""Arrow arrays of any type, as a file holds them, to those of the contract, with what it doesn't know in `_rescued`.
+"""Convert the Arrow arrays of a file to those of the contract, and keep unknown fields in `_rescued`.
 
 A structure that is an element of a list becomes a row of its own table, and so keeps its own `_rescued`. Where it
 doesn't become a row (a prediction, which has one row for each of its taxa), what is rescued goes down to the rows of

@@ -1,9 +1,9 @@
-"""The one reader of a delivery's files: what they hold is decided here, in Arrow, before an engine sees them.
+"""Read a delivery's files in Arrow, before an engine does: no other module interprets what a file holds.
 
 One pass over all files reads the footers, decodes and checks every value, counts rows, and writes a normalised copy of
-each file that an engine might read otherwise than the contract says. A file is read by the engine as it is if its
-schema is exactly the contract's (names, order, types, nullable, standard lists, microseconds in UTC), its encodings and
-its name are ones that every engine knows, and it bears no mark of a legacy calendar.
+each file that an engine might read differently. A file is read by the engine as it is if its
+schema is exactly the contract's (names, order, types, nullable, standard lists, microseconds in UTC), every
+engine knows its encodings and can read its name, and it isn't marked as written in a legacy calendar.
 
 Files are read batch by batch, several at once on all cores, so memory is bounded by the size of a batch and its rows.
 """
@@ -35,7 +35,7 @@ _TABLE_FORMATS = {
 def read_delivery(
     landing: DataLake, contract: Contract, files: DeliveryFiles, *, staging: DataLake | None = None
 ) -> Inspection:
-    """Read all files of a delivery once: find what breaks the contract, count rows, and normalise what must be.
+    """Read all files of a delivery once: find violations, count rows, and write normalised copies where needed.
 
     Args:
         landing: the landing zone.
@@ -93,7 +93,7 @@ def read_delivery(
 
 
 def clear_staging(staging: DataLake, contract: Contract, delivery: str) -> None:
-    """Remove a delivery's normalised copies, also those of a run that was killed; that there are none is no error.
+    """Remove a delivery's normalised copies, also those of a run that was killed; it is no error if there are none.
 
     Raises:
         LakeError: some could not be removed.
@@ -110,7 +110,7 @@ def clear_staging(staging: DataLake, contract: Contract, delivery: str) -> None:
 
 
 def _listing_violations(landing: DataLake, contract: Contract, files: DeliveryFiles, folder: Folder) -> list[Violation]:
-    """What is wrong with a folder as it is listed: it is missing, empty, a table, or has Parquet files out of place."""
+    """The violations in a folder's listing: it is missing, empty or a table, or has Parquet files in other places."""
 
     def violation(kind: ViolationKind, file: str | None, expected: str, found: str) -> Violation:
         return Violation(kind, files.delivery, folder.name, file, None, expected, found)
@@ -145,7 +145,7 @@ def _listing_violations(landing: DataLake, contract: Contract, files: DeliveryFi
 
 
 def _stray_files(contract: Contract, files: DeliveryFiles) -> Iterator[Violation]:
-    """The files that lie outside the contract's folders."""
+    """The files outside the contract's folders."""
     for path in files.others:
         folder, _, rest = path.partition("/")
         if not rest:
@@ -162,12 +162,12 @@ def _unexpected(files: DeliveryFiles, folder: str, path: str) -> Violation:
         shown(path),
         None,
         "only <folder>/*.parquet of " + ", ".join(files.files),
-        "a file that nobody reads",
+        "a file that is not read",
     )
 
 
 def _disagreements(delivery: str, folder: str, reads: list[FileRead]) -> Iterator[Violation]:
-    """For each field that some files of a folder have right and others don't."""
+    """A violation for each field that only some files of a folder have as the contract says."""
     readable = [read for read in reads if read.source is not None]
     for column in sorted({column for read in readable for column in read.unusable}):
         wrong = [read for read in readable if column in read.unusable]

@@ -22,7 +22,7 @@ _EXAMPLES = 3
 
 _FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), pa.timestamp("us", "UTC"))
 _LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), pa.timestamp("us", "UTC"))
-"""The times that Python, and most of what reads a table, can hold."""
+"""The times that Python, and most readers of a table, can represent."""
 
 
 @dataclass

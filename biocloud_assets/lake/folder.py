@@ -61,8 +61,8 @@ class FolderLake(DataLake):
         yield from self._below(self._path(path), frozenset())
 
     def _below(self, folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
-        # Links are followed, as listing one level does; one that leads nowhere is no file, and one that leads to a
-        # folder in which it lies leads to files that are listed already.
+        # Links are followed, as listing one level does; one without a target is no file, and one to a folder
+        # that contains it leads to files that are listed already.
         try:
             stat = folder.stat()
             if (stat.st_dev, stat.st_ino) in above:

@@ -117,7 +117,7 @@ class S3Lake(DataLake):
         return self._read(self._listed_key(file), length=length)
 
     def _listed_key(self, file: FileInfo) -> str:
-        # A key is no path to S3: whatever is in it, it leads nowhere else.
+        # S3 doesn't interpret a key as a path, so no key can lead outside the prefix.
         return f"{self.prefix}/{file.path}" if self.prefix else file.path
 
     def _read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
