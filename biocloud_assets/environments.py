@@ -359,7 +359,7 @@ def load_environment(file: Path, name: Literal["development", "production"]) -> 
         raise SettingsError(
             str(file),
             expected="the keys and values of databricks/environments.schema.json",
-            found="\n".join(["", *(f"  - {line}" for line in errors), ""]),
+            found="; ".join(errors),
             hint="Fix these keys.",
         ) from None
 

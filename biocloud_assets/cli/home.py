@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from biocloud_assets.errors import SettingsError
@@ -84,6 +86,23 @@ def register(settings: Settings, deliveries: Iterable[tuple[Contract, str]]) -> 
         with open_instance(settings) as instance:
             for contract, name in names:
                 instance.add_dynamic_partitions(f"{contract.source}_delivery", [name])
+
+
+@contextmanager
+def databases_kept_open(settings: Settings) -> Iterator[None]:
+    """Hold a connection to each SQLite database of the home while the context is open.
+
+    Dagster opens and closes a connection for each statement. The last connection to close a database writes its
+    write-ahead log back (https://sqlite.org/wal.html), which takes longer than the statement; this one closes later.
+    """
+    connections = [sqlite3.connect(file) for file in settings.dagster.rglob("*.db")]
+    try:
+        for connection in connections:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # a connection opens its file at first use
+        yield
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 def refusals(settings: Settings, contract: Contract) -> dict[str, tuple[str, str]]:

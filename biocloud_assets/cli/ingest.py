@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from biocloud_assets.cli.context import source_of
-from biocloud_assets.cli.home import open_instance, register
+from biocloud_assets.cli.home import databases_kept_open, open_instance, register
 from biocloud_assets.cli.interrupt import on_interrupt
 from biocloud_assets.cli.output import FAILED, err, out, styled
 from biocloud_assets.errors import LakeError, SettingsError
@@ -200,7 +200,7 @@ def _run_all(settings: Settings, pending: list[_Pending], *, quiet: bool) -> lis
         )
     with _progress_bar(quiet=quiet) as progress:
         task = progress.add_task("Starting", total=None)
-        with open_instance(settings) as instance:
+        with open_instance(settings) as instance, databases_kept_open(settings):
             from biocloud_assets.cli.runs import close_dead_runs
             from biocloud_assets.definitions import build_definitions
 

@@ -114,6 +114,7 @@ class Site:
         self.root, self._patch, self.bucket = root, patch, bucket
         self.dags = root / "dags"
         self.environment: dict[str, Any] = {
+            "region": "us-east-1",
             "landing_root": f"{bucket}/in",
             "lake_root": f"{bucket}/out",
             "curated_root": f"{bucket}/out/curated",
