@@ -177,7 +177,7 @@ def _check_cluster(cluster: Any, pools: set[str], policies: set[str]) -> None:
         raise _invalid("Cluster validation error: exactly one of num_workers and autoscale must be specified.")
     if "num_workers" in cluster:
         profile = (cluster.get("spark_conf") or {}).get("spark.databricks.cluster.profile")
-        # Databricks starts such a cluster, and each Spark job waits for a worker for ever.
+        # Databricks starts such a cluster, and each Spark job waits for a worker without end.
         if _whole("num_workers", cluster["num_workers"]) == 0 and profile != "singleNode":
             raise _invalid("A cluster without workers must be a single node: spark.databricks.cluster.profile.")
     else:

@@ -145,7 +145,7 @@ def _write_varint(number: int) -> bytes:
 
 def _write_value(type_: int, value: Any) -> bytes:
     if type_ in {_TRUE, _FALSE}:
-        return b""  # told by the type
+        return b""  # the type holds the value
     if type_ in {_BYTE, _DOUBLE}:
         return bytes(value)
     if type_ <= _I64:

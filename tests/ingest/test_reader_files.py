@@ -1,4 +1,4 @@
-"""Every violation that the listing, the footers and the types of columns show is found, told apart and named."""
+"""Every violation in the listing, the footers and the types of columns is found and named by its kind."""
 
 from __future__ import annotations
 
