@@ -68,8 +68,9 @@ def check_groups(definitions: Mapping[str, object]) -> dict[str, list[str]]:
     entries = []
     for name, emails in definitions.items():
         place = f"group {name!r}"
-        is_list = isinstance(emails, Iterable) and not isinstance(emails, str | bytes | Mapping)
-        value = [_Entry(place, email) for email in emails] if is_list else emails  # type: ignore[attr-defined]
+        value: object = emails
+        if isinstance(emails, Iterable) and not isinstance(emails, str | bytes | Mapping):
+            value = [_Entry(place, email) for email in emails]
         entries.append((_Entry(place, name), _Entry(place, value)))
     return _checked("the groups", entries)
 

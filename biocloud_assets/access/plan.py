@@ -169,7 +169,7 @@ def render(report: SyncReport, escape: Callable[[str], str] = str) -> str:
         report: the plan and the results.
         escape: makes a text safe for Markdown; the default leaves it as it reads best in a terminal.
     """
-    rows = [("group", "kind", "members", "add", "remove", "outcome")]
+    rows: list[tuple[str, ...]] = [("group", "kind", "members", "add", "remove", "outcome")]
     changes = []
     for one in report.groups:
         done = one.outcome in {"changed", "failed"}
@@ -183,7 +183,7 @@ def render(report: SyncReport, escape: Callable[[str], str] = str) -> str:
     new = [email for one in report.groups for email, user_id in one.add.items() if user_id is None]
     users = report.users_created if report.applied else list(dict.fromkeys(new))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
+    rows.insert(1, tuple("-" * width for width in widths))
     text = [f"# Group sync of {report.environment}: {'result' if report.applied else 'plan'}", ""]
     text += ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     text += ["", *changes]
