@@ -181,6 +181,27 @@ class Serverless(_Section):
     environment_version: Annotated[str, Field(pattern=r"^\d+$")]
 
 
+_VOLUME = r"^/Volumes/[^/]+/[^/]+/[^/]+(/.*)?$"
+
+
+class Volumes(_Section):
+    """The files that a step reads and writes, as volumes of Unity Catalog.
+
+    In standard mode and on serverless compute a step has no other access to files: no instance profile, and no
+    credentials for boto3 or delta-rs. Each is an external volume on the place that other processes reach by its
+    address (https://docs.databricks.com/aws/en/volumes/).
+
+    Attributes:
+        landing: the volume on `landing_root`, or a folder in one.
+        curated: the volume on `curated_root`, or a folder in one.
+        files: the volume on `<lake_root>/_files`, which holds the lake's files that aren't tables.
+    """
+
+    landing: Annotated[str, Field(pattern=_VOLUME)]
+    curated: Annotated[str, Field(pattern=_VOLUME)]
+    files: Annotated[str, Field(pattern=_VOLUME)]
+
+
 class Environment(_Section):
     """One environment.
 
@@ -191,7 +212,10 @@ class Environment(_Section):
         curated_root: where the curated folders are.
         dags: the folder in the bucket that Airflow syncs its DAGs from.
         scheduler: what starts runs by itself, Airflow or Dagster; sensors and schedules of the other start none.
-        catalog: the catalog of Unity Catalog in which the tables are registered; without it, none is.
+        catalog: the catalog of Unity Catalog that has the tables, which are then written and read by their names;
+            without it, by their paths.
+        volumes: the volumes through which a step reads and writes files; without them, it uses the addresses above,
+            with the instance profile of its cluster.
         retention_days: for how many days before the run date the curated folders are kept.
         git: the repository.
         cluster: the cluster of a step.
@@ -213,6 +237,7 @@ class Environment(_Section):
     dags: Annotated[str, Field(pattern=r"^s3://[^/]+(/[^/]+)+$")]
     scheduler: Scheduler
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
+    volumes: Volumes | None = None
     retention_days: Annotated[int, Field(ge=0, le=36_525)] = DEFAULT_RETENTION_DAYS
     git: Git
     cluster: Cluster | None = None
@@ -244,10 +269,30 @@ class Environment(_Section):
         return self
 
     @model_validator(mode="after")
+    def _volumes_have_a_catalog(self) -> Environment:
+        if self.volumes is not None and self.catalog is None:
+            raise ValueError("a catalog together with volumes")
+        return self
+
+    @model_validator(mode="after")
     def _run_as_one(self) -> Environment:
         if self.run_as is not None and self.run_as.group_name is not None:
             raise ValueError("run_as a user or a service principal, not a group")
         return self
+
+    def locations(self, landing: str, lake: str, curated: str) -> list[str]:
+        """The arguments of a step on a cluster that say where it reads and writes.
+
+        Args:
+            landing: the address of the landing zone, unless there are volumes.
+            lake: the address of the lake.
+            curated: the address of the curated layer, unless there are volumes.
+        """
+        volumes = self.volumes
+        landing, curated = (landing, curated) if volumes is None else (volumes.landing, volumes.curated)
+        arguments = ["--landing-root", landing, "--lake-root", lake, "--curated-root", curated]
+        arguments += [] if volumes is None else ["--files-root", volumes.files]
+        return arguments if self.catalog is None else [*arguments, "--catalog", self.catalog]
 
     def new_cluster(self) -> dict[str, Any]:
         """`new_cluster` of the Jobs API.

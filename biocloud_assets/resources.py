@@ -11,6 +11,7 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Engine, Settings
 from biocloud_assets.spark.session import get_session
+from biocloud_assets.spark.table_reader import DeltaRsReader, TableReader
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,6 +58,10 @@ class LakehouseResource(dg.ConfigurableResource):
     def lake(self) -> DataLake:
         """The lake."""
         return DataLake.at(self.lake_root, endpoint=self.s3_endpoint)
+
+    def tables(self) -> TableReader:
+        """Reads the tables without an engine."""
+        return DeltaRsReader(self.lake())
 
     def curated(self) -> DataLake:
         """The curated layer."""

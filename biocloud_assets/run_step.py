@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, get_args
 
 from biocloud_assets.curated.dsi.step import curated_step
 from biocloud_assets.errors import DeliveryRefusedError, SettingsError, is_transient
-from biocloud_assets.ingest.context import open_context
+from biocloud_assets.ingest.context import IngestContext, open_context
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw import contract_of
+from biocloud_assets.raw.dsi.contract import CONTRACT as DSI
+from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Engine, Settings, set_region
 from biocloud_assets.steps import STEP_SCRIPT, RunInfo, StepRequest, StepResult, log_results, to_message
 from biocloud_assets.version import code_commit
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
-    from pyspark.sql import SparkSession
 
 NOT_RETRYABLE = "biocloud: a retry can't help"
 """What a failed step writes in its output if a repetition can't help; Airflow's task then fails at once."""
@@ -41,6 +42,7 @@ class Roots:
         landing: the folder or `s3://` address that holds `<source>/<delivery>/`.
         lake: the folder or `s3://` address of the Delta lake.
         curated: the folder or `s3://` address of the curated layer, if the step needs it.
+        files: the folder of the lake's files that aren't tables, in a volume of Unity Catalog, if there is one.
         catalog: the catalog of Unity Catalog, if there is one.
         engine: `sail`, `jvm` or `databricks`.
         s3_endpoint: the URL of an S3 other than Amazon's.
@@ -49,6 +51,7 @@ class Roots:
     landing: str
     lake: str
     curated: str | None
+    files: str | None
     catalog: str | None
     engine: Engine
     s3_endpoint: str | None
@@ -76,7 +79,7 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
     addresses = [*request.assets, *(check.partition(":")[0] for check in request.checks)]
     curated = [address for address in addresses if address.startswith("curated/")]
     if curated and len(curated) == len(addresses):
-        yield from _curated_step(request, roots)
+        yield from curated_step(_context(DSI, roots), _curated(request, roots), request)
         return
     contract = contract_of(addresses[0])
     if contract is None or any(contract_of(address) != contract for address in addresses):
@@ -86,18 +89,22 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
             found=", ".join(addresses),
             hint="Run one step for each source.",
         )
-    context = open_context(
+    yield from ingest_step(_context(contract, roots), request, run)
+
+
+def _context(contract: Contract, roots: Roots) -> IngestContext:
+    return open_context(
         contract,
         landing_root=roots.landing,
         lake_root=roots.lake,
         engine=roots.engine,
         s3_endpoint=roots.s3_endpoint,
         catalog=roots.catalog,
+        files_root=roots.files,
     )
-    yield from ingest_step(context, request, run)
 
 
-def _curated_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
+def _curated(request: StepRequest, roots: Roots) -> DataLake:
     if roots.curated is None:
         raise SettingsError(
             "--curated-root",
@@ -105,15 +112,7 @@ def _curated_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
             found="none",
             hint=f"{request.assets[0]} is stored there.",
         )
-
-    def get_session() -> SparkSession:
-        from biocloud_assets.spark.session import get_session
-
-        return get_session(roots.engine, s3_endpoint=roots.s3_endpoint)
-
-    lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
-    curated = DataLake.at(roots.curated, endpoint=roots.s3_endpoint)
-    yield from curated_step(get_session, lake, curated, request)
+    return DataLake.at(roots.curated, endpoint=roots.s3_endpoint)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -131,7 +130,13 @@ def main(arguments: Sequence[str]) -> None:
         set_region(given.region)
     request = _request(given)
     roots = Roots(
-        given.landing_root, given.lake_root, given.curated_root, given.catalog, given.engine, Settings().s3_endpoint
+        given.landing_root,
+        given.lake_root,
+        given.curated_root,
+        given.files_root,
+        given.catalog,
+        given.engine,
+        Settings().s3_endpoint,
     )
     run = RunInfo(given.orchestrator, given.run_id, given.engine, code_commit())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout, force=True)
@@ -193,7 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--landing-root", required=True, help="the folder or s3:// address that holds <source>/<delivery>/")
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
     add("--curated-root", help="the folder or s3:// address of the curated layer")
-    add("--catalog", help="the catalog of Unity Catalog in which tables are registered")
+    add("--files-root", help="the folder of the lake's files that aren't tables, in a volume of Unity Catalog")
+    add("--catalog", help="the catalog of Unity Catalog that has the tables")
     add("--engine", choices=get_args(Engine), default="databricks", help="what runs the Spark code")
     add("--orchestrator", default="script", help="what starts the step; the delivery log records it")
     add("--region", help="the AWS region of the buckets, if the process has no AWS_REGION")

@@ -22,7 +22,7 @@ from biocloud_assets.environments import (
 from biocloud_assets.errors import SettingsError
 
 EnvironmentName = Literal["local", "development", "production"]
-Engine = Literal["sail", "jvm", "databricks"]
+Engine = Literal["sail", "jvm", "connect", "databricks"]
 Launcher = Literal["none", "step_launcher", "pipes"]
 
 _PREFIX = "BIOCLOUD_"
@@ -43,8 +43,9 @@ class Settings(BaseSettings):
             `dsi/<date>/`; locally `<home>/curated`, elsewhere what the environments' file says.
         retention_days: `BIOCLOUD_RETENTION_DAYS`: for how many days before the run date the curated folders are kept;
             locally 30, elsewhere what the environments' file says.
-        engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark) or `databricks` (the session that
-            the Databricks runtime provides).
+        engine: `BIOCLOUD_ENGINE`: `sail` (embedded, no Java), `jvm` (a local Spark), `connect` (a Spark Connect server)
+            or `databricks` (the session that the Databricks runtime provides).
+        spark_remote: `SPARK_REMOTE`: the address of the Spark Connect server for `connect`, `sc://host:port`.
         launcher: `BIOCLOUD_LAUNCHER`: where a step runs: `none` (in Dagster's own process), or on Databricks by
             `pipes` or `step_launcher`; locally `none`, elsewhere `pipes`.
         scheduler_override: `BIOCLOUD_SCHEDULER`: what starts runs by itself, `airflow` or `dagster`, instead of what
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     curated_root: Annotated[str, Field(min_length=1)] | None = None
     retention_days: Annotated[int, Field(ge=0, le=36_525)] | None = None
     engine: Engine = "sail"
+    spark_remote: str | None = Field(default=None, validation_alias="SPARK_REMOTE")
     launcher: Launcher | None = None
     scheduler_override: Scheduler | None = Field(default=None, validation_alias="BIOCLOUD_SCHEDULER")
     environments: Path = Path("databricks/environments.yml")

@@ -17,6 +17,7 @@ from biocloud_assets.ingest import delivery_log
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.run_step import NOT_RETRYABLE, main
+from biocloud_assets.spark.table_reader import DeltaRsReader
 from biocloud_assets.steps import StepRequest
 from biocloud_assets.version import code_commit
 from tests.ingest.deliveries import DELIVERY, record, write
@@ -44,7 +45,7 @@ def test_one_step_ingests_a_delivery_and_can_be_repeated(
 ) -> None:
     write(tmp_path / "in", DELIVERY)
     main([*WHOLE.arguments(), *where, "--orchestrator", "airflow", "--run-id", "scheduled__1"])
-    row = delivery_log.read(DataLake.at(str(tmp_path / "out")), CONTRACT, DELIVERY)
+    row = delivery_log.read(DeltaRsReader(DataLake.at(str(tmp_path / "out"))), CONTRACT, DELIVERY)
     assert row is not None
     assert (row["engine"], row["orchestrator"], row["run_id"]) == ("sail", "airflow", "scheduled__1")
     assert (row["code_version"], row["code_commit"]) == (__version__, code_commit())

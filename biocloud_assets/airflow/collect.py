@@ -304,9 +304,8 @@ class _Collector:
             retention_days=self.settings.retention if RETENTION in assets else None,
         )
         environment = self.environment
-        arguments = [*request.arguments(), "--landing-root", environment.landing_root]
-        arguments += ["--lake-root", environment.lake_root, "--curated-root", environment.curated_root]
-        arguments += ["--catalog", environment.catalog] if environment.catalog is not None else []
+        locations = environment.locations(environment.landing_root, environment.lake_root, environment.curated_root)
+        arguments = [*request.arguments(), *locations]
         arguments += ["--orchestrator", "airflow", "--run-id", _RUN_ID]
         return [f"{option}={value}" for option, value in zip(arguments[::2], arguments[1::2], strict=True)]
 

@@ -10,6 +10,7 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.raw import contracts
 from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Settings
+from biocloud_assets.spark.table_reader import DeltaRsReader
 
 
 def open_context(settings: Settings, contract: Contract) -> IngestContext:
@@ -32,11 +33,12 @@ def source_of(settings: Settings, delivery: str) -> Contract:
     """
     parse_name(delivery)
     landing = DataLake.at(settings.landing, endpoint=settings.s3_endpoint)
-    lake = DataLake.at(settings.lake, endpoint=settings.s3_endpoint)
+    tables = DeltaRsReader(DataLake.at(settings.lake, endpoint=settings.s3_endpoint))
     found = [
         contract
         for contract in contracts()
-        if delivery in landing.list(contract.source).folders or delivery_log.read(lake, contract, delivery) is not None
+        if delivery in landing.list(contract.source).folders
+        or delivery_log.read(tables, contract, delivery) is not None
     ]
     if len(found) == 1:
         return found[0]

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from biocloud_assets.cli.context import open_context
 from biocloud_assets.errors import RunDateError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Settings
@@ -33,11 +34,9 @@ def publish(run_date: RunDate = None, dry_run: DryRun = False) -> None:
     """Write the observations of a day, as of its end; its manifest is removed before the first change."""
     settings, day = Settings.load(), _day(run_date)
     from biocloud_assets.curated.dsi import step
-    from biocloud_assets.spark.session import get_session
+    from biocloud_assets.raw.dsi.contract import CONTRACT
 
-    lake = DataLake.at(settings.lake, endpoint=settings.s3_endpoint)
-    spark = get_session(settings.engine, s3_endpoint=settings.s3_endpoint)
-    published = step.publish(spark, lake, _curated(settings), day, dry_run=dry_run)
+    published = step.publish(open_context(settings, CONTRACT), _curated(settings), day, dry_run=dry_run)
     _show(
         {
             "day": day.isoformat(),

@@ -19,6 +19,7 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.raw import contracts
 from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Settings
+from biocloud_assets.spark.table_reader import DeltaRsReader
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def states(settings: Settings, landing: DataLake, lake: DataLake, contract: Cont
         contract: the contract of the source.
     """
     names, _ = discover(landing, contract)
-    ingested = delivery_log.ingested(lake, contract)
+    ingested = delivery_log.ingested(DeltaRsReader(lake), contract)
     start = lookback_start(ingested, settings.lookback_days)
     pending = [name for name in names if name not in ingested]
     arrivals = {

@@ -28,6 +28,7 @@ from biocloud_assets.raw import contracts
 from biocloud_assets.raw.dsi.contract import CONTRACT as DSI
 from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Settings
+from biocloud_assets.spark.table_reader import DeltaRsReader
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -142,12 +143,12 @@ def _plan(
     settings: Settings, landing: DataLake, wanted: dict[str, Contract], landed: set[str]
 ) -> tuple[list[Outcome], list[_Pending]]:
     """The outcomes that are known without a run, and the deliveries to run, oldest first."""
-    lake = DataLake.at(settings.lake, endpoint=settings.s3_endpoint)
+    tables = DeltaRsReader(DataLake.at(settings.lake, endpoint=settings.s3_endpoint))
     outcomes: list[Outcome] = []
     pending: list[_Pending] = []
     registered: list[tuple[Contract, str]] = []
     for contract in contracts():
-        ingested = delivery_log.ingested(lake, contract)
+        ingested = delivery_log.ingested(tables, contract)
         if wanted:
             names = sorted(name for name, source in wanted.items() if source == contract)
         else:
@@ -155,7 +156,7 @@ def _plan(
         listed = {name: list_delivery(landing, contract, name) for name in names}
         _wait_until_quiet(settings, [files for name, files in listed.items() if name not in landed | ingested])
         for name, first in listed.items():
-            row = delivery_log.read(lake, contract, name) if name in ingested else None
+            row = delivery_log.read(tables, contract, name) if name in ingested else None
             if row is not None and (row["source_fingerprint"] == first.fingerprint or not first.all_files):
                 if name not in landed:
                     registered.append((contract, name))
@@ -265,8 +266,8 @@ def _conclude(
 
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status is dg.DagsterRunStatus.SUCCESS:
-        lake = DataLake.at(settings.lake, endpoint=settings.s3_endpoint)
-        row = delivery_log.read(lake, contract, outcome.delivery)
+        tables = DeltaRsReader(DataLake.at(settings.lake, endpoint=settings.s3_endpoint))
+        row = delivery_log.read(tables, contract, outcome.delivery)
         outcome.state, outcome.rows, outcome.written = "ingested", row["rows"] if row else {}, True
     elif run is not None and run.tags.get(OUTCOME_TAG) == REFUSED:
         outcome.state, outcome.reason = "refused", f"{run.tags[REASON_TAG].partition(':')[0]}, nothing written"

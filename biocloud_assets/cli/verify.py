@@ -25,7 +25,7 @@ def verify(deliveries: list[str]) -> None:
     settings = Settings.load()
     contexts = {name: open_context(settings, source_of(settings, name)) for name in deliveries}
     for name, context in contexts.items():
-        if delivery_log.read(context.lake, context.contract, name) is None:
+        if delivery_log.read(context.tables, context.contract, name) is None:
             raise DeliveryNameError(
                 f"delivery {name}",
                 expected="an ingested delivery",

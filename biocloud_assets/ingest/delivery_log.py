@@ -1,11 +1,11 @@
 """The delivery log of a source: the Delta table that says which deliveries are ingested.
 
-Reading needs no engine, so that sensors and the command line can. A delivery is ingested if and only if it has a row.
+Sensors and the command line read it without an engine. A delivery is ingested if and only if it has a row.
 
-Beside the table, each ingested delivery has an empty file `_ingested/<source>/<delivery>` in the lake: its marker.
-Airflow's dispatcher, which has neither delta-rs nor this package, lists the markers. A marker is written after the row
-and deleted before it, so that a delivery with a marker always has a row. The partition folders of the table say less:
-a writer creates their files before it commits them, and files of removed rows stay until a VACUUM.
+Beside the table, the lake has an empty file `_files/ingested/<source>/<delivery>` for each ingested delivery: its
+marker. Airflow's dispatcher, which has neither delta-rs nor this package, lists the markers. A marker is written after
+the row and deleted before it, so that a delivery with a marker always has a row. The partition folders of the table say
+less: a writer creates their files before it commits them, and files of removed rows stay until a VACUUM.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from biocloud_assets.ingest.context import IngestContext
-from biocloud_assets.lake import DataLake
+from biocloud_assets.ingest.context import FILES, IngestContext
 from biocloud_assets.schema import DELIVERY_COLUMN, Contract, spark_schema
-from biocloud_assets.spark import delta_log
+from biocloud_assets.spark.table_reader import TableReader
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
     from pyspark.sql.types import DataType
 
+_MARKERS = "ingested"
 
-def ingested(lake: DataLake, contract: Contract) -> set[str]:
+
+def ingested(tables: TableReader, contract: Contract) -> set[str]:
     """The names of all ingested deliveries.
 
     They are the table's partitions, so its Delta log is enough, and no data file is read however many there are.
     """
-    return delta_log.partition_values(lake, contract.address(contract.log), DELIVERY_COLUMN)
+    return tables.partition_values(contract.address(contract.log), DELIVERY_COLUMN)
 
 
-def read(lake: DataLake, contract: Contract, delivery: str) -> dict[str, Any] | None:
+def read(tables: TableReader, contract: Contract, delivery: str) -> dict[str, Any] | None:
     """The row of one delivery (the columns of `Contract.log`); None if it is not ingested."""
-    return read_all(lake, contract, [delivery]).get(delivery)
+    return read_all(tables, contract, [delivery]).get(delivery)
 
 
-def read_all(lake: DataLake, contract: Contract, deliveries: Collection[str]) -> dict[str, dict[str, Any]]:
+def read_all(tables: TableReader, contract: Contract, deliveries: Collection[str]) -> dict[str, dict[str, Any]]:
     """The rows of some deliveries, by name; those that are not ingested are left out."""
-    return delta_log.read_rows(lake, contract.address(contract.log), DELIVERY_COLUMN, deliveries)
+    return tables.rows(contract.address(contract.log), DELIVERY_COLUMN, deliveries)
 
 
 def write(context: IngestContext, delivery: str, row: dict[str, Any]) -> None:
@@ -56,18 +57,22 @@ def write(context: IngestContext, delivery: str, row: dict[str, Any]) -> None:
 
 def write_marker(context: IngestContext, delivery: str) -> None:
     """Write the marker of a delivery that has a row; also if it is there already."""
-    context.lake.write(f"{markers_path(context.contract)}/{delivery}", b"")
+    context.files.write(_marker(context.contract, delivery), b"")
 
 
 def remove(context: IngestContext, delivery: str) -> None:
     """Remove a delivery's marker and its row: it is no longer ingested."""
-    context.lake.delete([f"{markers_path(context.contract)}/{delivery}"])
+    context.files.delete([_marker(context.contract, delivery)])
     _replace(context, delivery, None)
 
 
 def markers_path(contract: Contract) -> str:
     """The folder in the lake that holds the markers of a source."""
-    return f"_ingested/{contract.source}"
+    return f"{FILES}/{_MARKERS}/{contract.source}"
+
+
+def _marker(contract: Contract, delivery: str) -> str:
+    return f"{_MARKERS}/{contract.source}/{delivery}"
 
 
 def _replace(context: IngestContext, delivery: str, row: dict[str, Any] | None) -> None:
@@ -88,6 +93,7 @@ def _replace(context: IngestContext, delivery: str, row: dict[str, Any] | None) 
         DELIVERY_COLUMN,
         delivery,
         catalog=context.catalog,
+        reader=context.tables,
     )
 
 

@@ -17,7 +17,6 @@ from biocloud_assets.ingest.delivery import DeliveryFiles
 from biocloud_assets.ingest.reader import read_delivery
 from biocloud_assets.ingest.violations import Inspection, SourceFile, Violation, ViolationKind, errors_first
 from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Field, Folder, walk
-from biocloud_assets.spark import delta_log
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -195,7 +194,7 @@ def _dangling_references(
         .where(F.col(DELIVERY_COLUMN) != delivery)
         .select(F.lit(name).alias("folder"), F.col(contract.folder(name).key).alias("id"))
         for name in sorted(left)
-        if delta_log.exists(context.lake, contract.address(contract.record_table(name)))
+        if context.tables.exists(contract.address(contract.record_table(name)))
     ]
     if earlier:
         unresolved = unresolved.join(_union(earlier), ["folder", "id"], "left_anti")

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from biocloud_assets.errors import TableError
 from biocloud_assets.ingest import delivery_log
-from biocloud_assets.lake import DataLake
+from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Table
-from biocloud_assets.spark import delta_log
+from biocloud_assets.spark.table_reader import TableReader
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 _ATTEMPTS = 5
 """How often the lake is read again if a delivery is logged at the same moment."""
@@ -44,14 +44,14 @@ class Snapshot:
     log_version: int
 
 
-def take_snapshot(lake: DataLake, contract: Contract, run_date: date) -> Snapshot:
+def take_snapshot(tables: TableReader, contract: Contract, run_date: date) -> Snapshot:
     """Versions of all tables that hold the same deliveries completely.
 
     A delivery is removed from the log before its tables change, and added again after. So if the log is the same before
     and after the tables' versions are read, each of these versions holds every delivery of the log.
 
     Args:
-        lake: the lake.
+        tables: reads the tables' versions.
         contract: the contract of the tables.
         run_date: the day; deliveries of later days don't count.
 
@@ -60,10 +60,10 @@ def take_snapshot(lake: DataLake, contract: Contract, run_date: date) -> Snapsho
     """
     log = contract.address(contract.log)
     for _ in range(_ATTEMPTS):
-        before = delta_log.version(lake, log)
-        ingested = delivery_log.ingested(lake, contract)
+        before = tables.version(log)
+        ingested = delivery_log.ingested(tables, contract)
         deliveries = tuple(sorted(name for name in ingested if name[:10] <= run_date.isoformat()))
-        versions = {table.name: delta_log.version(lake, contract.address(table)) for table in contract.tables}
+        versions = {table.name: tables.version(contract.address(table)) for table in contract.tables}
         if before is None or not deliveries:
             raise TableError(
                 log,
@@ -71,7 +71,7 @@ def take_snapshot(lake: DataLake, contract: Contract, run_date: date) -> Snapsho
                 found="none",
                 hint="Ingest one first: `biocloud ingest`.",
             )
-        if delta_log.version(lake, log) == before:
+        if tables.version(log) == before:
             existing = {name: version for name, version in versions.items() if version is not None}
             return Snapshot(run_date, deliveries, existing, before)
     raise TableError(
@@ -82,13 +82,11 @@ def take_snapshot(lake: DataLake, contract: Contract, run_date: date) -> Snapsho
     )
 
 
-def current_rows(spark: SparkSession, lake: DataLake, contract: Contract, of: Snapshot, table: Table) -> DataFrame:
+def current_rows(context: IngestContext, of: Snapshot, table: Table) -> DataFrame:
     """The current rows of a raw table, with all its columns.
 
     Args:
-        spark: the session.
-        lake: the lake.
-        contract: the contract of the table.
+        context: what the ingest works with.
         of: the state of the tables to read.
         table: the table.
 
@@ -98,11 +96,11 @@ def current_rows(spark: SparkSession, lake: DataLake, contract: Contract, of: Sn
     from pyspark.sql import functions as F
 
     assert table.folder is not None, table
-    rows = _read(spark, lake, contract, of, table)
-    owner = contract.record_table(table.folder)
+    rows = _read(context, of, table)
+    owner = context.contract.record_table(table.folder)
     key, owner_key = table.key[0], owner.key[0]
     latest = (
-        _read(spark, lake, contract, of, owner)
+        _read(context, of, owner)
         .groupBy(F.col(owner_key).alias(key))
         .agg(F.max(DELIVERY_COLUMN).alias(DELIVERY_COLUMN))
     )
@@ -110,16 +108,15 @@ def current_rows(spark: SparkSession, lake: DataLake, contract: Contract, of: Sn
     return rows.join(latest, [key, DELIVERY_COLUMN], "left_semi").select(*(column.name for column in table.columns))
 
 
-def _read(spark: SparkSession, lake: DataLake, contract: Contract, of: Snapshot, table: Table) -> DataFrame:
+def _read(context: IngestContext, of: Snapshot, table: Table) -> DataFrame:
     from pyspark.sql import functions as F
 
-    uri = lake.uri(contract.address(table))
     if table.name not in of.versions:
         raise TableError(
-            uri,
+            context.lake.uri(context.contract.address(table)),
             expected="a Delta table",
             found="none",
             hint="Ingest a delivery: it creates the tables that are missing.",
         )
-    rows = spark.read.format("delta").option("versionAsOf", of.versions[table.name]).load(uri)
+    rows = context.read_table(table, version=of.versions[table.name])
     return rows.where(F.col(DELIVERY_COLUMN).isin(*of.deliveries))

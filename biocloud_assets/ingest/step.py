@@ -25,7 +25,6 @@ from biocloud_assets.ingest.tables import writing_tables
 from biocloud_assets.ingest.verify import compare
 from biocloud_assets.ingest.violations import Inspection, Violation
 from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Folder, Table, column_lineage
-from biocloud_assets.spark import delta_log
 from biocloud_assets.steps import CheckResult, Materialization, RunInfo, StepRequest, StepResult, Value
 
 FOLDER_CHECKS = {
@@ -148,7 +147,7 @@ def _select(contract: Contract, request: StepRequest) -> _Selection:
 
 def _check_without_writing(context: IngestContext, selection: _Selection, delivery: str) -> Iterator[CheckResult]:
     """Check the rows that the lake holds of a delivery; the source may be gone."""
-    logged = delivery_log.read(context.lake, context.contract, delivery)
+    logged = delivery_log.read(context.tables, context.contract, delivery)
     if logged is None:
         raise DeliveryNameError(
             f"delivery {delivery}",
@@ -202,7 +201,7 @@ def _compare_unwritten_tables(context: IngestContext, selection: _Selection, ins
     """
     contract, files = context.contract, inspection.files
     unwritten = {table.folder for table in contract.tables if table not in selection.tables}
-    logged = delivery_log.read(context.lake, contract, inspection.delivery) if unwritten else None
+    logged = delivery_log.read(context.tables, contract, inspection.delivery) if unwritten else None
     if not unwritten or (logged is not None and logged["source_fingerprint"] == files.fingerprint):
         return
     for folder in contract.folders:
@@ -282,9 +281,7 @@ def _folder_metadata(context: IngestContext, inspection: Inspection, folder: Fol
 
 def _table_metadata(context: IngestContext, inspection: Inspection, table: Table) -> dict[str, Value]:
     address = context.contract.address(table)
-    partition = delta_log.read_partition(
-        context.lake, address, DELIVERY_COLUMN, inspection.delivery, limit=_PREVIEW_ROWS
-    )
+    partition = context.tables.partition(address, DELIVERY_COLUMN, inspection.delivery, limit=_PREVIEW_ROWS)
     metadata = {
         "dagster/partition_row_count": steps.integer(inspection.rows[table.name]),
         "bytes": steps.integer(partition.size),
@@ -324,7 +321,7 @@ def _write_log(context: IngestContext, selection: _Selection, inspection: Inspec
     compared = ["contract_version", "rows", "source_fingerprint"]
     if set(selection.tables) == set(contract.tables):  # else other code may have written the others
         compared += ["code_version", "code_commit"]
-    logged = delivery_log.read(context.lake, contract, inspection.delivery)
+    logged = delivery_log.read(context.tables, contract, inspection.delivery)
     if logged is not None and all(logged[name] == row[name] for name in compared):
         row = logged
         delivery_log.write_marker(context, inspection.delivery)  # a step that was killed may have written only the row

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Table, walk
-from biocloud_assets.spark import delta_log
 from biocloud_assets.steps import CheckResult
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def check_tables(
         for table in contract.tables
     }
     tables = [table for table in contract.tables if selected[table.name]]
-    existing = [t for t in tables if delta_log.exists(context.lake, contract.address(t))]
+    existing = [t for t in tables if context.tables.exists(contract.address(t))]
     totals = measure(context, existing, delivery)
     if expected_rows is None and any("row_count" in names for names in selected.values()):
         expected_rows = _logged_rows(context, delivery)
@@ -211,9 +210,9 @@ def _rows(context: IngestContext, table: Table, delivery: str | None) -> DataFra
 
 def _logged_rows(context: IngestContext, delivery: str | None) -> dict[str, int]:
     """The rows that the delivery log gives for each table: of one delivery, or of all together."""
-    names = delivery_log.ingested(context.lake, context.contract) if delivery is None else {delivery}
+    names = delivery_log.ingested(context.tables, context.contract) if delivery is None else {delivery}
     rows: dict[str, int] = {}
-    for row in delivery_log.read_all(context.lake, context.contract, names).values():
+    for row in delivery_log.read_all(context.tables, context.contract, names).values():
         for name, count in row["rows"].items():
             rows[name] = rows.get(name, 0) + count
     return rows
@@ -246,7 +245,7 @@ def _dangling(context: IngestContext, tables: Sequence[Table], delivery: str | N
                 F.lit(name).alias("folder"), F.col(contract.folder(name).key).alias("id")
             )
             for name in targets
-            if delta_log.exists(context.lake, contract.address(contract.record_table(name)))
+            if context.tables.exists(contract.address(contract.record_table(name)))
         ]
         if known:
             unresolved = unresolved.join(_union(known), ["folder", "id"], "left_anti")

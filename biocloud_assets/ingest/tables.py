@@ -41,14 +41,19 @@ def writing_tables(
         an iterator over the tables, each as soon as it is written. When the block ends, nothing is being written.
 
     Raises:
-        TableError: a table has other columns or types. Other tables may have been written. A delivery that is new or
+        TableError: a table has a feature that the engine can't write; nothing was written. Or a table has other columns
+            or types. Other tables may have been written. A delivery that is new or
             has changed is not in the log then, and the next ingest replaces its rows.
     """
+    from biocloud_assets.spark import delta
+
     assert not inspection.errors, inspection.errors
     if not tables:
         yield iter(())
         return
+    addresses = [context.contract.address(table) for table in (*tables, context.contract.log)]
     _ = context.spark  # started here, before any thread needs it
+    delta.require_writable(context.tables, context.lake, addresses, context.engine)
     _remove_if_source_changed(context, inspection)
     pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
     writes = {pool.submit(_write, context, inspection, table): table for table in tables}
@@ -76,6 +81,7 @@ def _write(context: IngestContext, inspection: Inspection, table: Table) -> None
         DELIVERY_COLUMN,
         inspection.delivery,
         catalog=context.catalog,
+        reader=context.tables,
     )
 
 
@@ -89,6 +95,6 @@ def table_rows(context: IngestContext, inspection: Inspection, table: Table) -> 
 
 def _remove_if_source_changed(context: IngestContext, inspection: Inspection) -> None:
     """Remove a delivery from the log if its source is no longer the one that the log names."""
-    row = delivery_log.read(context.lake, context.contract, inspection.delivery)
+    row = delivery_log.read(context.tables, context.contract, inspection.delivery)
     if row is not None and row["source_fingerprint"] != inspection.files.fingerprint:
         delivery_log.remove(context, inspection.delivery)

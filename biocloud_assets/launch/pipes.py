@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from databricks.sdk.service import jobs
 
 from biocloud_assets.environments import Environment, pinned
 from biocloud_assets.launch import launcher, workspace
-from biocloud_assets.launch.launcher import Refusal, refuse
+from biocloud_assets.launch.launcher import FINGERPRINT_TAG, Refusal, refuse
 from biocloud_assets.launch.workspace import Cause
 from biocloud_assets.settings import Settings
 from biocloud_assets.steps import STEP_SCRIPT, Materialization, Observation, StepRequest, StepResult, from_message
@@ -93,7 +94,11 @@ class PipesLauncher:
         messages = session.get_custom_messages()
         error = next((message["error"] for message in messages if "error" in message), None)
         if error is not None and error.get("refused"):
-            raise refuse(op, str(error["message"]), Refusal(**error["refused"]))
+            refusal = Refusal(**error["refused"])
+            if environment.volumes is not None:
+                # A volume has no entity tags, so the cluster found another fingerprint than the sensor will find again.
+                refusal = replace(refusal, fingerprint=op.run.tags.get(FINGERPRINT_TAG, refusal.fingerprint))
+            raise refuse(op, str(error["message"]), refusal)
         if not run.successful:
             cause = workspace.cause(run.state)
             if error is not None and cause is not Cause.INFRASTRUCTURE:
@@ -147,10 +152,7 @@ class PipesLauncher:
 
     def _locations(self) -> list[str]:
         settings = self._settings
-        locations = ["--landing-root", settings.landing, "--lake-root", settings.lake]
-        locations += ["--curated-root", settings.curated]
-        catalog = settings.environment.catalog
-        return locations if catalog is None else [*locations, "--catalog", catalog]
+        return settings.environment.locations(settings.landing, settings.lake, settings.curated)
 
 
 class _Run:

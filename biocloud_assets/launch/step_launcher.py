@@ -100,6 +100,13 @@ class _Launcher(DatabricksPySparkStepLauncher):
     def __init__(self, settings: Settings, code: str) -> None:
         environment = settings.environment
         environment.new_cluster()  # raises if there is none
+        if environment.volumes is not None:
+            raise SettingsError(
+                "volumes",
+                expected="BIOCLOUD_LAUNCHER=pipes for an environment with volumes",
+                found="step_launcher",
+                hint="The step launcher runs a whole Dagster op, which needs an instance profile.",
+            )
         super().__init__(
             run_config={},
             permissions={},

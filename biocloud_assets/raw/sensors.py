@@ -83,7 +83,7 @@ def build_delivery_sensor(source: Source, settings: Settings) -> dg.SensorDefini
     def deliveries(context: dg.SensorEvaluationContext, lakehouse: LakehouseResource) -> dg.SensorResult:
         cursor = _read_cursor(context)
         landing = lakehouse.landing()
-        ingested = delivery_log.ingested(lakehouse.lake(), contract)
+        ingested = delivery_log.ingested(lakehouse.tables(), contract)
         start = lookback_start(ingested, settings.lookback_days)
         names, _ = discover(landing, contract, start_after=start)
         pending = [name for name in names if name not in ingested]
@@ -228,7 +228,7 @@ def build_external_ingest_sensor(source: Source, settings: Settings) -> dg.Senso
         now, changed = delta_log.changed_partitions(lake, contract.address(contract.log), DELIVERY_COLUMN, cursor.since)
         left = sorted(name for name in changed if name > cursor.after)
         chosen = left[:_REPORTS_PER_TICK]
-        rows = delivery_log.read_all(lake, contract, chosen)
+        rows = delivery_log.read_all(lakehouse.tables(), contract, chosen)
         news = {
             key: (row, unknown)
             for key, row in rows.items()

@@ -1,4 +1,7 @@
-"""Writing one partition of a Delta table with the engine.
+"""Writing one partition of a Delta table with the engine, and reading tables.
+
+Where there is Unity Catalog, a table is created as an external table, and then written and read by its name, so that
+the grants on the table and on its location's `CREATE EXTERNAL TABLE` are enough; elsewhere by its path.
 
 Sail 0.7 differs from Delta on a JVM in three points: it ignores dynamic partition overwrite and overwrites the whole
 table; it doesn't refuse rows that violate the `replaceWhere` predicate; and `replaceWhere` fails if there is no table
@@ -8,9 +11,8 @@ partition overwrite is never used.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark.sql import functions as F
@@ -19,7 +21,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from biocloud_assets.errors import TableError
 from biocloud_assets.lake import DataLake
+from biocloud_assets.settings import Engine
 from biocloud_assets.spark import delta_log
+from biocloud_assets.spark.table_reader import DeltaRsReader, TableReader, quoted_name
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -39,6 +43,66 @@ _CONFLICT = re.compile(
 _ATTEMPTS = 12
 
 
+PROPERTIES = {
+    "delta.checkpointPolicy": "classic",
+    "delta.columnMapping.mode": "none",
+    "delta.enableDeletionVectors": "false",
+    "delta.enableRowTracking": "false",
+    "delta.enableTypeWidening": "false",
+}
+"""The properties of every table, so that the defaults of a workspace add no table feature that others can't read.
+
+With them the protocol is the oldest, reader version 1 and writer version 2. The two versions aren't given as properties
+too: Sail 0.7 stores these as if they were properties.
+"""
+
+_WRITABLE_FEATURES: dict[Engine, frozenset[str]] = {
+    "sail": frozenset(
+        {
+            *("allowColumnDefaults", "checkConstraints", "columnMapping", "deletionVectors", "generatedColumns"),
+            *("identityColumns", "inCommitTimestamp", "timestampNtz", "v2Checkpoint", "variantType"),
+        }
+    )
+}
+"""The table features with which an engine can write a table, for those that can't write all. Tried with Sail 0.7.2."""
+
+
+def require_writable(reader: TableReader, lake: DataLake, paths: Collection[str], engine: Engine) -> None:
+    """Refuse tables that can't be written, before anything is written.
+
+    Args:
+        reader: reads what the tables are.
+        lake: the lake.
+        paths: the paths of the tables in it; one that doesn't exist will be created.
+        engine: what will write them.
+
+    Raises:
+        TableError: a table has a table feature that the engine can't write, or delta-rs can't read; or the catalog has
+            a table of that name at another place.
+    """
+    writable = _WRITABLE_FEATURES.get(engine)
+    for path in paths:
+        found = reader.detail(path)
+        if found is None:
+            continue
+        if _bare(found.location) != _bare(lake.uri(path)):
+            raise TableError(
+                f"the table of {path} in Unity Catalog",
+                expected=f"an external table at {lake.uri(path)}",
+                found=f"one at {found.location}",
+                hint="Nothing was written. Drop it, or set the lake's root of the environment to where it is.",
+            )
+        if refused := found.features & delta_log.UNREADABLE_FEATURES:
+            raise delta_log.unsupported(lake.uri(path), refused, "delta-rs")
+        if writable is not None and (refused := found.features - writable):
+            raise delta_log.unsupported(lake.uri(path), refused, f"the engine {engine}")
+
+
+def _bare(address: str) -> str:
+    """An address without its scheme: engines say s3a:// or file: for what is s3:// or a folder here."""
+    return re.sub(r"^\w+:/*", "/", address).strip("/")
+
+
 def replace_partition(
     spark: SparkSession,
     lake: DataLake,
@@ -49,6 +113,7 @@ def replace_partition(
     value: str,
     *,
     catalog: str | None = None,
+    reader: TableReader | None = None,
 ) -> None:
     """Replace exactly the rows of one partition, in one commit. The same rows twice leave the same table.
 
@@ -61,34 +126,48 @@ def replace_partition(
         schema: the table's schema.
         column: the column that the table is partitioned by, a string.
         value: the partition's value.
-        catalog: the catalog of Unity Catalog in which the table is registered, if there is one.
+        catalog: the catalog of Unity Catalog that has the table, if there is one.
+        reader: reads the table's schema; by default delta-rs, which takes a tenth of the time of asking the engine.
 
     Raises:
         TableError: the existing table has other columns or types. Nothing was written.
     """
-    uri = lake.uri(path)
-    _retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column))
+    reader = reader or DeltaRsReader(lake)
+    _retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column, catalog, reader))
     new = _empty(spark, schema) if rows is None else rows.withColumn(column, F.lit(value)).select(*schema.names)
-    predicate = f"{column} = '{_escaped(value)}'"
-    _retry_conflicts(lambda: new.write.format("delta").mode("overwrite").option("replaceWhere", predicate).save(uri))
     if catalog is not None:
+        # Not `saveAsTable` with `replaceWhere`: Sail 0.7 overwrites the whole table then.
+        by_name, condition = new.writeTo(quoted_name(path, catalog)), F.col(column) == F.lit(value)
+        _retry_conflicts(lambda: by_name.overwrite(condition))
+        return
+    write = new.write.format("delta").mode("overwrite").option("replaceWhere", f"{column} = '{_escaped(value)}'")
+    _retry_conflicts(lambda: write.save(lake.uri(path)))
+
+
+def read_table(
+    spark: SparkSession, lake: DataLake, path: str, *, catalog: str | None = None, version: int | None = None
+) -> DataFrame:
+    """All rows of an existing table.
+
+    Args:
+        spark: the session.
+        lake: the lake.
+        path: the table's path in it.
+        catalog: the catalog of Unity Catalog that has the table, if there is one.
+        version: the version to read; the latest if None.
+    """
+    if catalog is None:
+        reader = spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(lake.uri(path))
+    name = quoted_name(path, catalog)
+    if not spark.catalog.tableExists(name):  # it was written by its path, before there was a catalog
         _register(spark, lake, path, catalog)
-
-
-def read_table(spark: SparkSession, lake: DataLake, path: str) -> DataFrame:
-    """All rows of a table."""
-    return spark.read.format("delta").load(lake.uri(path))
-
-
-def table_name(path: str, catalog: str) -> str:
-    """The name of a table in Unity Catalog: `raw/dsi/sensor` is `<catalog>.raw_dsi.sensor`."""
-    *folders, table = path.split("/")
-    return f"{catalog}.{'_'.join(folders)}.{table}"
+    return spark.table(name) if version is None else spark.sql(f"SELECT * FROM {name} VERSION AS OF {version:d}")
 
 
 def _register(spark: SparkSession, lake: DataLake, path: str, catalog: str) -> None:
-    """Register a table in Unity Catalog; its files stay where they are."""
-    name = ".".join(f"`{part}`" for part in table_name(path, catalog).split("."))
+    """Register a table that exists at its path in Unity Catalog; its files stay where they are."""
+    name = quoted_name(path, catalog)
     spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name.rpartition('.')[0]}")
     spark.sql(f"CREATE TABLE IF NOT EXISTS {name} USING DELTA LOCATION '{_escaped(lake.uri(path))}'")
 
@@ -98,36 +177,65 @@ def _empty(spark: SparkSession, schema: StructType) -> DataFrame:
     return spark.range(0).select(*(F.lit(None).cast(field.dataType).alias(field.name) for field in schema))
 
 
-def _ensure_table(spark: SparkSession, lake: DataLake, path: str, schema: StructType, column: str) -> None:
-    """Create the table if there is none; add the columns that it lacks; refuse one of other types.
-
-    The existing table's schema is read from its log, which takes a tenth of the time of asking the engine.
-    """
+def _ensure_table(
+    spark: SparkSession,
+    lake: DataLake,
+    path: str,
+    schema: StructType,
+    column: str,
+    catalog: str | None,
+    reader: TableReader,
+) -> None:
+    """Create the table if there is none; add the columns that it lacks; refuse one of other types."""
     uri = lake.uri(path)
-    existing = _existing_schema(lake, path)
+    existing = reader.schema(path)
     if existing is None:
-        (
-            _empty(spark, schema)
-            .write.format("delta")
-            .mode("ignore")
-            .partitionBy(column)
-            # No statistics for doubles: they leave NaN out, and an engine that trusts them reads NaN as a number.
-            .option("delta.dataSkippingStatsColumns", ",".join(_indexed_columns(schema, column)))
-            .save(uri)
-        )
-        existing = _existing_schema(lake, path)
+        _create(spark, lake, path, schema, column, catalog)
+        existing = reader.schema(path)
         assert existing is not None, uri
+    elif catalog is not None and not spark.catalog.tableExists(quoted_name(path, catalog)):
+        _register(spark, lake, path, catalog)
     common = [field.name for field in schema if field.name in existing.names]
     _check_schema(uri, StructType([existing[n] for n in common]), StructType([schema[n] for n in common]))
     if len(common) < len(schema):
-        _empty(spark, schema).write.format("delta").mode("append").option("mergeSchema", "true").save(uri)
-        existing = _existing_schema(lake, path) or existing
+        columns = _empty(spark, schema).write.format("delta").mode("append").option("mergeSchema", "true")
+        if catalog is None:
+            columns.save(uri)
+        else:
+            columns.saveAsTable(quoted_name(path, catalog))
+        existing = reader.schema(path) or existing
     _check_schema(uri, existing, schema)
 
 
-def _existing_schema(lake: DataLake, path: str) -> StructType | None:
-    table = delta_log.open_table(lake, path)
-    return None if table is None else StructType.fromJson(json.loads(table.schema().to_json()))
+def _create(
+    spark: SparkSession, lake: DataLake, path: str, schema: StructType, column: str, catalog: str | None
+) -> None:
+    # No statistics for doubles: they leave NaN out, and an engine that trusts them reads NaN as a number.
+    properties = {**PROPERTIES, "delta.dataSkippingStatsColumns": ",".join(_indexed_columns(schema, column))}
+    if catalog is None:
+        write = _empty(spark, schema).write.format("delta").mode("ignore").partitionBy(column)
+        write.options(**properties).save(lake.uri(path))
+        return
+    name = quoted_name(path, catalog)
+    columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in schema)
+    listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
+    spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name.rpartition('.')[0]}")
+    try:
+        spark.sql(
+            f"CREATE TABLE IF NOT EXISTS {name} ({columns}) USING DELTA PARTITIONED BY (`{column}`) "
+            f"LOCATION '{_escaped(lake.uri(path))}' TBLPROPERTIES ({listed})"
+        )
+    except Exception as error:
+        if _OTHER_TABLE.search(str(error)) is None:
+            raise
+        # The path has a table already, for instance one with fewer columns: it is registered, and then checked.
+        _register(spark, lake, path, catalog)
+
+
+_OTHER_TABLE = re.compile(
+    r"DELTA_CREATE_TABLE_\w*MISMATCH|DELTA_CREATE_TABLE_WITH_DIFFERENT_\w+|table already exists at"
+)
+"""The messages of a CREATE TABLE at a path that has a table with another schema, other partitions or properties."""
 
 
 def _indexed_columns(schema: StructType, partition: str) -> list[str]:
@@ -167,4 +275,5 @@ def _retry_conflicts(action: Callable[[], _T]) -> _T:
 
 def is_conflict(error: BaseException) -> bool:
     """Whether an error says that another commit came first, so that this one can be repeated."""
-    return _CONFLICT.search(f"{type(error).__name__}: {error}") is not None
+    message = f"{type(error).__name__}: {error}"
+    return _CONFLICT.search(message) is not None and "Unsupported table features" not in message

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from biocloud_assets.errors import TableError
 from biocloud_assets.lake import DataLake
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
+
+
+UNREADABLE_FEATURES = frozenset({"typeWidening", "typeWidening-preview", "vacuumProtocolCheck"})
+"""The table features with which delta-rs 1.6.6 opens a table but can't query it."""
+
+LEGACY_FEATURES = frozenset({"appendOnly", "invariants"})
+"""What the protocol versions 1 and 2 include, which every table here has; DESCRIBE DETAIL lists them as features."""
+
+_CANNOT_OPEN = re.compile(r"Feature '(?P<feature>\w[\w-]*)' is not supported|(?P<managed>catalog-managed)")
+"""The messages of delta-rs 1.6.6 about a table with a feature that it doesn't know."""
 
 
 def open_table(lake: DataLake, path: str) -> DeltaTable | None:
@@ -19,15 +32,56 @@ def open_table(lake: DataLake, path: str) -> DeltaTable | None:
     Args:
         lake: the lake.
         path: the table's path in it.
+
+    Raises:
+        TableError: the table has a feature that delta-rs can't read.
     """
     from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
+    from deltalake.exceptions import DeltaError, TableNotFoundError
 
     options = {"allow_http": "true"} if lake.root.startswith("s3://") and lake.insecure else None
     try:
-        return DeltaTable(lake.uri(path), storage_options=options)
+        table = DeltaTable(lake.uri(path), storage_options=options)
     except TableNotFoundError:
         return None
+    except DeltaError as error:
+        found = _CANNOT_OPEN.search(str(error))
+        if found is None:
+            raise
+        raise unsupported(lake.uri(path), [found["feature"] or "catalogManaged"], "delta-rs") from error
+    if unreadable := features(table) & UNREADABLE_FEATURES:
+        raise unsupported(lake.uri(path), unreadable, "delta-rs")
+    return table
+
+
+def unsupported(table: str, found: Collection[str], software: str) -> TableError:
+    """The error about a table with features that some software can't handle.
+
+    Args:
+        table: the table's address.
+        found: the features.
+        software: what can't handle them.
+    """
+    names = ", ".join(sorted(found))
+    return TableError(
+        table,
+        expected=f"a table that {software} can read and write",
+        found=f"the table feature{'s' if len(found) > 1 else ''} {names}, which it can't",
+        hint=f"Nothing was written. On Databricks, disable what needs {names} and run "
+        "`ALTER TABLE … DROP FEATURE …`, or move the table away and ingest its deliveries again.",
+    )
+
+
+def features(table: DeltaTable) -> frozenset[str]:
+    """The table features of a table's protocol, without those that every table has."""
+    protocol = table.protocol()
+    return frozenset([*(protocol.reader_features or ()), *(protocol.writer_features or ())]) - LEGACY_FEATURES
+
+
+def schema(table: DeltaTable) -> dict[str, Any]:
+    """The schema of a table, as the JSON of Delta and Spark."""
+    found: dict[str, Any] = json.loads(table.schema().to_json())
+    return found
 
 
 def version(lake: DataLake, path: str) -> int | None:

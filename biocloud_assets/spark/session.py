@@ -1,4 +1,4 @@
-"""One Spark session per process: on Sail, on a local JVM or on Databricks, with settings that give equal results."""
+"""One Spark session per process, on Sail, a local JVM, a Spark Connect server or Databricks, with equal settings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.errors import EngineError
-from biocloud_assets.settings import Engine
+from biocloud_assets.settings import Engine, Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -79,8 +80,8 @@ def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSessi
     """The session of this process; it is started on the first call and stopped when the process ends.
 
     Args:
-        engine: `sail` (embedded, no Java), `jvm` (a local Spark, needs Java and the extra `jvm`) or `databricks` (the
-            session that the runtime provides).
+        engine: `sail` (embedded, no Java), `jvm` (a local Spark, needs Java and the extra `jvm`), `connect` (the Spark
+            Connect server that SPARK_REMOTE names) or `databricks` (the session that the runtime provides).
         s3_endpoint: the URL of an S3 other than Amazon's.
 
     Raises:
@@ -89,8 +90,7 @@ def get_session(engine: Engine, *, s3_endpoint: str | None = None) -> SparkSessi
     global _current
     with _lock:
         if _current is None:
-            start = {"sail": _start_sail, "jvm": _start_jvm, "databricks": _start_databricks}[engine]
-            session, server = start(s3_endpoint)
+            session, server = _START[engine](s3_endpoint)
             for name, value in _CONFIGURATION.items():
                 session.conf.set(name, value)
             _current = engine, session, server
@@ -113,7 +113,7 @@ def stop_session() -> None:
             return
         engine, session, server = _current
         _current = None
-        if engine == "sail":
+        if engine in ("sail", "connect"):
             # Otherwise a request that fails is repeated for ten minutes, for instance when the process was interrupted.
             session.client.set_retry_policies([])
         if engine != "databricks":
@@ -226,6 +226,32 @@ def _s3a(endpoint: str | None) -> dict[str, str]:
     return found
 
 
+def _start_connect(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
+    """Connect to a server, which has an S3 endpoint and credentials of its own."""
+    remote = Settings.load().spark_remote
+    if remote is None:
+        raise EngineError(
+            "BIOCLOUD_ENGINE=connect",
+            expected="the address of a Spark Connect server in SPARK_REMOTE, sc://host:port",
+            found="nothing",
+            hint="Set SPARK_REMOTE, or use another engine: see docs/engines.md.",
+        )
+    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
+    from pyspark.sql import SparkSession
+
+    try:
+        session = SparkSession.builder.remote(remote).config(_CALL_SITES, "false").getOrCreate()
+        _ = session.version  # the first request
+    except Exception as error:
+        raise EngineError(
+            f"SPARK_REMOTE={remote.partition(';')[0]}",  # a token may follow
+            expected="a Spark Connect server that answers",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            hint="Check the address, and that the server runs.",
+        ) from error
+    return session, None
+
+
 def _start_databricks(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     from pyspark.sql import SparkSession
 
@@ -238,3 +264,11 @@ def _start_databricks(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
             hint="Run it on a Databricks cluster, or set BIOCLOUD_ENGINE to sail or jvm.",
         )
     return session, None
+
+
+_START: dict[Engine, Callable[[str | None], tuple[SparkSession, Any]]] = {
+    "sail": _start_sail,
+    "jvm": _start_jvm,
+    "connect": _start_connect,
+    "databricks": _start_databricks,
+}

@@ -44,7 +44,7 @@ class Dispatcher:
         exec(compile(tree, EXPORTED.name, "exec"), self.names)
         bucket, _, prefix = root.removeprefix("s3://").partition("/")
         self.names |= {"LANDING_BUCKET": bucket, "LANDING_PREFIX": f"{prefix}/in/"}
-        self.names |= {"MARKERS_BUCKET": bucket, "MARKERS_PREFIX": f"{prefix}/out/_ingested/dsi/"}
+        self.names |= {"MARKERS_BUCKET": bucket, "MARKERS_PREFIX": f"{prefix}/out/_files/ingested/dsi/"}
         self.s3 = boto3.client("s3", endpoint_url=endpoint)
         self.requests = 0
         self.s3.meta.events.register("before-send.s3", self._count)
@@ -214,7 +214,7 @@ def test_the_markers_are_those_of_the_delivery_log(site: Site, monkeypatch: pyte
         list(ingest_step(context, StepRequest(CONTRACT.addresses, delivery=delivery), RunInfo("script", "", "sail")))
 
     def logged() -> set[str]:
-        return delivery_log.ingested(site.lake, CONTRACT)
+        return delivery_log.ingested(site.tables, CONTRACT)
 
     ingest(first)
     ingest(second)

@@ -240,7 +240,7 @@ def test_each_source_has_its_own_dags(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [argument for argument in dag.tasks[0].arguments if "/dsi/" in argument]
     (dispatcher,) = [dag for dag in found.dispatchers if dag.name == "birds_deliveries"]
     assert (dispatcher.starts, dispatcher.source) == ("birds_raw", "birds")
-    assert dispatcher.markers == ("example-lake-development", "_ingested/birds/")
+    assert dispatcher.markers == ("example-lake-development", "_files/ingested/birds/")
     assert {dag.name for dag in found.dispatchers} == {"birds_deliveries", "dsi_deliveries"}
 
 

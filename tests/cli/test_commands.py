@@ -51,7 +51,8 @@ def test_a_process_that_has_read_the_log_ends_normally(sampled: tuple[Biocloud, 
     biocloud, _ = sampled
     program = "import sys; from biocloud_assets.lake import DataLake; from biocloud_assets.ingest import delivery_log; "
     program += "from biocloud_assets.raw.dsi.contract import CONTRACT; "
-    program += f"assert delivery_log.read(DataLake.at(sys.argv[1]), CONTRACT, '{BUNDLED[0]}')"
+    program += "from biocloud_assets.spark.table_reader import DeltaRsReader; "
+    program += f"assert delivery_log.read(DeltaRsReader(DataLake.at(sys.argv[1])), CONTRACT, '{BUNDLED[0]}')"
     command = [sys.executable, "-c", program, str(biocloud.home / "lake")]
     for _ in range(10):  # it was one time in three
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="a folder of its own")
     parser.add_argument("--repository", type=_pair, action="append", default=[], metavar="GIT_URL=PATH")
     parser.add_argument("--instance-profile", type=_pair, action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--engine", choices=["sail", "jvm", "none"], default="sail")
+    parser.add_argument("--engine", choices=["sail", "jvm", "standard", "none"], default="sail")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     workspace = Workspace(

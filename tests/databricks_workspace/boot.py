@@ -9,13 +9,21 @@ https://github.com/mozilla/python_mozetl/pull/316. Libraries aren't installed bu
 package that is neither in `_RUNTIME` nor required by a library can't be imported. A library that requires PySpark is a
 failure, because pip would install the PySpark of PyPI over the runtime's, which pip doesn't know of.
 
-The paths /dbfs and /Volumes are mapped into the workspace's folder for Python's own file functions only: not for Spark,
-native code or child processes. The process ends with the script, even if the script leaves threads behind.
+The paths /dbfs and /Volumes are mapped into the workspace's folder for Python's own file functions, and /Volumes for
+Spark's readers and writers: not for native code or child processes. A file in a volume can't be appended to or written
+out of order: https://docs.databricks.com/aws/en/volumes/volume-files#limitations. The process ends with the script,
+even if the script leaves threads behind.
+
+In standard mode Python has no AWS credentials, and Spark is Spark Connect, without a SparkContext
+(https://docs.databricks.com/aws/en/compute/standard-limitations). Tables are there by name alone: nobody here has READ
+FILES or WRITE FILES on an external location, so Spark refuses s3:// paths. The workspace keeps the tables' names
+between clusters, as Unity Catalog does.
 """
 
 from __future__ import annotations
 
 import builtins
+import errno
 import importlib.metadata
 import io
 import json
@@ -23,6 +31,7 @@ import os
 import sys
 import traceback
 import types
+import warnings
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -56,6 +65,10 @@ def main() -> None:
         return
     _hide_other_packages(job["libraries"])
     spark, context = _start_spark(job["engine"], job["spark_conf"])
+    tables = Path(root) / "tables.json"
+    if job["engine"] == "standard":
+        _register_tables(spark, tables)
+        _restrict_paths(root)
     _map_paths(root)
     script = types.ModuleType("__main__")
     script.__dict__.update(spark=spark, sc=context, dbutils=_DbUtils(job["secrets"]), __builtins__=builtins)
@@ -72,6 +85,8 @@ def main() -> None:
     else:
         _report(job, state="succeeded")
     finally:
+        if job["engine"] == "standard":
+            _keep_tables(spark, tables)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -171,6 +186,10 @@ def _start_spark(engine: str | None, configuration: dict[str, Any]) -> tuple[Any
         return None, None
     from pyspark.sql import SparkSession
 
+    if engine == "standard":  # Spark's own Connect server, with a JVM of its own
+        builder = SparkSession.builder.remote("local[2]")
+        warnings.simplefilter("ignore")  # it can't set again what the server was started with
+        return builder.config(map=configuration).getOrCreate(), None
     if engine == "jvm":
         builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
         spark = builder.config(map=configuration).getOrCreate()
@@ -186,6 +205,45 @@ def _start_spark(engine: str | None, configuration: dict[str, Any]) -> tuple[Any
     for name, value in configuration.items():
         spark.conf.set(name, value)
     return spark, None  # no SparkContext over Spark Connect, as on Databricks' standard clusters
+
+
+def _register_tables(spark: Any, file: Path) -> None:
+    """Register the tables of earlier clusters; the catalog of the local Spark is in its memory."""
+    for name, location in (json.loads(file.read_text()) if file.exists() else {}).items():
+        spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name.rpartition('.')[0]}")
+        spark.sql(f"CREATE TABLE {name} USING DELTA LOCATION '{location}'")
+
+
+def _keep_tables(spark: Any, file: Path) -> None:
+    tables = {}
+    for (schema,) in spark.sql("SHOW SCHEMAS").collect():
+        for table in spark.sql(f"SHOW TABLES IN {schema}").collect():
+            if not table["isTemporary"]:
+                name = f"{schema}.{table['tableName']}"
+                tables[name] = spark.sql(f"DESCRIBE DETAIL {name}").collect()[0]["location"]
+    file.write_text(json.dumps(tables))
+
+
+def _restrict_paths(root: str) -> None:
+    """Let Spark's readers and writers use paths of volumes only."""
+    from pyspark.errors import AnalysisException
+    from pyspark.sql.connect.readwriter import DataFrameReader, DataFrameWriter
+
+    def restricted(function: Callable[..., Any], privilege: str) -> Callable[..., Any]:
+        def call(self: Any, path: Any = None, *arguments: Any, **named: Any) -> Any:
+            for one in [path] if isinstance(path, str) else path or []:
+                if not one.startswith("/Volumes/"):
+                    raise AnalysisException(
+                        f"[INSUFFICIENT_PERMISSIONS] Insufficient privileges: User does not have permission {privilege}"
+                        f" on any file: {one}"
+                    )
+            mapped = [_mapped(one, root) for one in path] if isinstance(path, list) else _mapped(path, root)
+            return function(self, mapped, *arguments, **named)
+
+        return call
+
+    DataFrameReader.load = restricted(DataFrameReader.load, "SELECT")
+    DataFrameWriter.save = restricted(DataFrameWriter.save, "MODIFY")
 
 
 def _mapped(path: Any, root: str) -> Any:
@@ -206,7 +264,15 @@ def _map_paths(root: str) -> None:
 
         return call
 
-    builtins.open = io.open = mapping(io.open, 1)
+    really_open = io.open
+
+    def open_file(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        path = os.fspath(file) if isinstance(file, (str, os.PathLike)) else ""
+        if isinstance(path, str) and path.startswith("/Volumes/") and not {"a", "+"}.isdisjoint(mode):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+        return really_open(_mapped(file, root), mode, *arguments, **named)
+
+    builtins.open = io.open = open_file
     for name in ("open", "stat", "lstat", "access", "listdir", "scandir", "mkdir", "rmdir", "remove", "unlink"):
         setattr(os, name, mapping(getattr(os, name), 1))
     for name in ("utime", "chmod"):

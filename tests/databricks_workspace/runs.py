@@ -205,8 +205,10 @@ class TaskRun:
         version = ".".join(cluster["spark_version"].split(".")[:2]) if cluster else f"client.{self._serverless_version}"
         basics["DATABRICKS_RUNTIME_VERSION"] = version
         given = {name: self._resolve(value) for name, value in (cluster.get("spark_env_vars") or {}).items()}
-        # Serverless compute has neither an instance profile nor variables of the job.
-        self.environment = basics | given | ({} if self.is_serverless else workspace.instance_profile)
+        # Serverless compute has neither an instance profile nor variables of the job; in standard mode Python has no
+        # access to the instance profile: https://docs.databricks.com/aws/en/compute/standard-limitations.
+        has_profile = not self.is_serverless and workspace.engine != "standard"
+        self.environment = basics | given | (workspace.instance_profile if has_profile else {})
         if python.get("source") == "GIT":
             script = self._clone(basics) / python["python_file"]
             # https://docs.databricks.com/files/cwd-dbr-14.html: the folder of the script, not the repository's.

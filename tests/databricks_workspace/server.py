@@ -63,7 +63,8 @@ class Workspace(Storage):
         volumes: the volumes that exist, as `/Volumes/<catalog>/<schema>/<volume>`.
         instance_profile: environment that every cluster has, whatever the job asks (an S3 endpoint and its keys).
         scopes: secrets, by scope and key.
-        engine: what `spark` is on a cluster: `sail`, `jvm` or None (no Spark: such a cluster starts at once).
+        engine: what `spark` is on a cluster: `sail`, `jvm`, `standard` (Spark Connect on a JVM, with the restrictions
+            of Databricks' standard mode) or None (no Spark: such a cluster starts at once).
         spark_conf: what every session is set to; `jvm` has no Delta but by the jars and extensions given here.
         python: the interpreter of the clusters.
         port: 0 for a free one.

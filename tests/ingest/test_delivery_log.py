@@ -35,12 +35,12 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_row_is_read_as_it_was_written(anywhere: IngestContext) -> None:
-    assert delivery_log.read(anywhere.lake, CONTRACT, DELIVERY) is None
-    assert delivery_log.ingested(anywhere.lake, CONTRACT) == set()
+    assert delivery_log.read(anywhere.tables, CONTRACT, DELIVERY) is None
+    assert delivery_log.ingested(anywhere.tables, CONTRACT) == set()
     delivery_log.write(anywhere, DELIVERY, row())
-    assert delivery_log.read(anywhere.lake, CONTRACT, DELIVERY) == row(_delivery=DELIVERY)
+    assert delivery_log.read(anywhere.tables, CONTRACT, DELIVERY) == row(_delivery=DELIVERY)
     delivery_log.write(anywhere, DELIVERY, row(run_id="2"))
-    assert delivery_log.read(anywhere.lake, CONTRACT, DELIVERY) == row(_delivery=DELIVERY, run_id="2")
+    assert delivery_log.read(anywhere.tables, CONTRACT, DELIVERY) == row(_delivery=DELIVERY, run_id="2")
 
 
 def test_a_removed_row_is_no_longer_there_and_can_be_removed_again(context: IngestContext) -> None:
@@ -48,16 +48,16 @@ def test_a_removed_row_is_no_longer_there_and_can_be_removed_again(context: Inge
         delivery_log.write(context, name, row())
     for _ in range(2):
         delivery_log.remove(context, DELIVERY)
-        assert delivery_log.ingested(context.lake, CONTRACT) == {LATER}
-        assert delivery_log.read(context.lake, CONTRACT, DELIVERY) is None
+        assert delivery_log.ingested(context.tables, CONTRACT) == {LATER}
+        assert delivery_log.read(context.tables, CONTRACT, DELIVERY) is None
 
 
 def test_only_the_rows_that_are_asked_for_are_read(context: IngestContext) -> None:
     for name in (DELIVERY, LATER):
         delivery_log.write(context, name, row(run_id=name))
-    found = delivery_log.read_all(context.lake, CONTRACT, [LATER, "2027-01-01-00:00:00"])
+    found = delivery_log.read_all(context.tables, CONTRACT, [LATER, "2027-01-01-00:00:00"])
     assert {name: logged["run_id"] for name, logged in found.items()} == {LATER: LATER}
-    assert delivery_log.read_all(context.lake, CONTRACT, []) == {}
+    assert delivery_log.read_all(context.tables, CONTRACT, []) == {}
 
 
 def test_reading_starts_no_engine(context: IngestContext) -> None:
@@ -67,9 +67,10 @@ def test_reading_starts_no_engine(context: IngestContext) -> None:
         "from biocloud_assets.ingest import delivery_log\n"
         "from biocloud_assets.lake import DataLake\n"
         "from biocloud_assets.raw.dsi.contract import CONTRACT\n"
-        "lake = DataLake.at(sys.argv[1])\n"
-        "names = sorted(delivery_log.ingested(lake, CONTRACT))\n"
-        "found = delivery_log.read(lake, CONTRACT, names[0])\n"
+        "from biocloud_assets.spark.table_reader import DeltaRsReader\n"
+        "tables = DeltaRsReader(DataLake.at(sys.argv[1]))\n"
+        "names = sorted(delivery_log.ingested(tables, CONTRACT))\n"
+        "found = delivery_log.read(tables, CONTRACT, names[0])\n"
         "print(json.dumps([names, found['run_id'], sorted({'pyspark', 'pysail'} & set(sys.modules))]))\n"
     )
     done = subprocess.run(
@@ -81,4 +82,4 @@ def test_reading_starts_no_engine(context: IngestContext) -> None:
 @pytest.mark.parametrize("quote", ["'", "\\", "\\'", '"'])
 def test_a_name_with_quotes_reads_nothing_else(context: IngestContext, quote: str) -> None:
     delivery_log.write(context, DELIVERY, row())
-    assert delivery_log.read(context.lake, CONTRACT, f"{quote} OR 1=1 --") is None
+    assert delivery_log.read(context.tables, CONTRACT, f"{quote} OR 1=1 --") is None

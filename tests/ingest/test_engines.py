@@ -24,6 +24,7 @@ from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import land_bundled, synthetic
 from biocloud_assets.schema import RESCUED_COLUMN
 from biocloud_assets.spark import delta_log
+from biocloud_assets.spark.table_reader import DeltaRsReader
 from tests.ingest import edge_cases
 from tests.ingest.deliveries import record, table, write
 from tests.needs import unavailable
@@ -154,7 +155,7 @@ def test_both_at_once_write_the_tables_that_one_of_them_writes(engines: tuple[En
     by_jvm = [jvm.answer() for _ in hard]
     by_sail = [sail.answer() for _ in (*hard, *others)]
 
-    assert delivery_log.ingested(together, CONTRACT) == {*hard, *others}
+    assert delivery_log.ingested(DeltaRsReader(together), CONTRACT) == {*hard, *others}
     expected, found = tables(alone), tables(together)
     for name in expected:
         assert found[name] == expected[name], name

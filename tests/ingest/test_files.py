@@ -38,7 +38,7 @@ def result(**overrides: Any) -> list[dict[str, Any]]:
 def test_edge_cases_of_every_type_come_back_from_the_tables(context: IngestContext, tmp_path: Path, name: str) -> None:
     assert name in edge_cases.write_all(tmp_path / "in")
     ingest(context, name)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {name}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {name}
     assert_equal(context, name)
 
 
@@ -92,7 +92,7 @@ def test_files_of_a_folder_may_differ_in_unknown_fields(context: IngestContext, 
 def test_the_copies_of_files_are_removed_and_never_read_as_tables(context: IngestContext, tmp_path: Path) -> None:
     write(tmp_path / "in", sensor=table("sensor").append_column("battery", pa.array([3.7])))
     ingest(context, DELIVERY)
-    assert not [path for path in written_files(context) if not path.startswith(("raw/dsi/", "_ingested/dsi/"))]
+    assert not [path for path in written_files(context) if not path.startswith(("raw/dsi/", "_files/ingested/dsi/"))]
     (row,) = content(context)["sensor"]
     assert json.loads(row["_rescued"]) == {"battery": 3.7}
 

@@ -100,7 +100,7 @@ def test_an_ingest_that_is_killed_at_any_moment_is_repaired_by_the_next(
     for result in MOMENTS.values():
         with process(tmp_path / "killed", name) as victim:
             kill_after(victim, result)
-        logged = delivery_log.read(killed.lake, CONTRACT, name)
+        logged = delivery_log.read(killed.tables, CONTRACT, name)
         if logged is not None:
             assert content(killed) == expected, "in the log only if the tables hold it as a whole"
     chance = random.Random(20260131)
@@ -111,7 +111,7 @@ def test_an_ingest_that_is_killed_at_any_moment_is_repaired_by_the_next(
             victim.wait()
     assert failed(ingest(killed, name)) == {}
     assert content(killed) == expected
-    assert delivery_log.ingested(killed.lake, CONTRACT) == {name}
+    assert delivery_log.ingested(killed.tables, CONTRACT) == {name}
 
 
 def test_the_copies_that_a_killed_ingest_has_left_are_removed_by_the_next(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_the_copies_that_a_killed_ingest_has_left_are_removed_by_the_next(tmp_pa
     context = context_at(tmp_path)
     with process(tmp_path, DELIVERY) as victim:
         kill_after(victim, "Materialization raw/dsi/")
-    assert [path for path in written_files(context) if path.startswith("_staging/")]
+    assert [path for path in written_files(context) if path.startswith("_files/staging/")]
     ingest(context, DELIVERY)
-    assert not [path for path in written_files(context) if path.startswith("_staging/")]
+    assert not [path for path in written_files(context) if path.startswith("_files/staging/")]
     assert all(comparison.equal for comparison in verify(context, DELIVERY))
 
 
@@ -133,7 +133,7 @@ def test_two_processes_can_ingest_into_one_lake(landed: tuple[Path, list[str]], 
     (tmp_path / "apart").mkdir()
     apart = lake_for(landed, tmp_path / "apart")
     ingest(apart, first, second)
-    assert delivery_log.ingested(together.lake, CONTRACT) == {first, second}
+    assert delivery_log.ingested(together.tables, CONTRACT) == {first, second}
     assert content(together) == content(apart)
 
 
@@ -143,6 +143,6 @@ def test_two_processes_can_ingest_the_same_delivery(landed: tuple[Path, list[str
     with process(tmp_path, name) as one, process(tmp_path, name) as other:
         assert [ended.stdout.read().endswith("done\n") for ended in (one, other) if ended.stdout] == [True, True]
     assert all(comparison.equal for comparison in verify(context, name))
-    logged = delivery_log.read(context.lake, CONTRACT, name)
+    logged = delivery_log.read(context.tables, CONTRACT, name)
     assert logged is not None
     assert logged["rows"] == {table_: len(rows) for table_, rows in content(context).items()}

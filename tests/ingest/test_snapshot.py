@@ -22,8 +22,8 @@ EMPTY: dict[str, Any] = {folder.name: [] for folder in CONTRACT.folders}
 
 
 def rows(context: IngestContext, day: date, table: str) -> list[dict[str, Any]]:
-    state = take_snapshot(context.lake, CONTRACT, day)
-    frame = current_rows(context.spark, context.lake, CONTRACT, state, CONTRACT.table(table))
+    state = take_snapshot(context.tables, CONTRACT, day)
+    frame = current_rows(context, state, CONTRACT.table(table))
     assert frame.columns == [column.name for column in CONTRACT.table(table).columns]
     return frame.toArrow().to_pylist()
 
@@ -59,7 +59,7 @@ def test_a_delivery_that_is_not_in_the_log_does_not_count(context: IngestContext
     write(tmp_path / "in", SECOND, sensor=[record("sensor", name="not logged")])
     ingest(context, FIRST)
     step(context, *(CONTRACT.address(table) for table in CONTRACT.tables), delivery=SECOND)
-    state = take_snapshot(context.lake, CONTRACT, date(2026, 1, 31))
+    state = take_snapshot(context.tables, CONTRACT, date(2026, 1, 31))
     assert state.deliveries == (FIRST,)
     assert [row["name"] for row in rows(context, date(2026, 1, 31), "sensor")] == ["Camera 1"]
 
@@ -67,21 +67,21 @@ def test_a_delivery_that_is_not_in_the_log_does_not_count(context: IngestContext
 def test_a_snapshot_stays_as_it_is_while_the_tables_change(context: IngestContext, tmp_path: Path) -> None:
     write(tmp_path / "in", FIRST)
     ingest(context, FIRST)
-    state = take_snapshot(context.lake, CONTRACT, date(2026, 1, 31))
+    state = take_snapshot(context.tables, CONTRACT, date(2026, 1, 31))
     write(tmp_path / "in", FIRST, sensor=[record("sensor", name="other")])
     ingest(context, FIRST)
     table = CONTRACT.table("sensor")
-    (row,) = current_rows(context.spark, context.lake, CONTRACT, state, table).collect()
+    (row,) = current_rows(context, state, table).collect()
     assert row["name"] == "Camera 1"
 
 
 def test_without_a_delivery_up_to_the_day_there_is_no_snapshot(context: IngestContext, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="expected an ingested delivery of 2026-01-31 or earlier, found none"):
-        take_snapshot(context.lake, CONTRACT, date(2026, 1, 31))
+        take_snapshot(context.tables, CONTRACT, date(2026, 1, 31))
     write(tmp_path / "in", SECOND)
     ingest(context, SECOND)
     with pytest.raises(TableError, match="expected an ingested delivery of 2026-01-01 or earlier, found none"):
-        take_snapshot(context.lake, CONTRACT, date(2026, 1, 1))
+        take_snapshot(context.tables, CONTRACT, date(2026, 1, 1))
 
 
 def test_a_log_that_changes_at_each_attempt_is_reported(
@@ -89,7 +89,7 @@ def test_a_log_that_changes_at_each_attempt_is_reported(
 ) -> None:
     write(tmp_path / "in", FIRST)
     ingest(context, FIRST)
-    logged = delivery_log.read(context.lake, CONTRACT, FIRST)
+    logged = delivery_log.read(context.tables, CONTRACT, FIRST)
     assert logged is not None
     attempts: list[int] = []
 
@@ -101,7 +101,7 @@ def test_a_log_that_changes_at_each_attempt_is_reported(
     with monkeypatch.context() as patch:
         patch.setattr(delivery_log, "ingested", ingested)
         with pytest.raises(TableError, match="found a new version at each of 5 attempts"):
-            take_snapshot(context.lake, CONTRACT, date(2026, 1, 31))
+            take_snapshot(context.tables, CONTRACT, date(2026, 1, 31))
     assert len(attempts) == 5
 
 

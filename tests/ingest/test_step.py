@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +44,9 @@ def test_a_delivery_is_in_the_tables_of_the_contract_and_then_in_the_log(
     anywhere: IngestContext, tmp_path: Path
 ) -> None:
     land(anywhere, tmp_path / "made")
-    assert delivery_log.ingested(anywhere.lake, CONTRACT) == set()
+    assert delivery_log.ingested(anywhere.tables, CONTRACT) == set()
     ingest(anywhere, DELIVERY)
-    assert delivery_log.ingested(anywhere.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(anywhere.tables, CONTRACT) == {DELIVERY}
     for spec in (*CONTRACT.tables, CONTRACT.log):
         written = delta_log.open_table(anywhere.lake, CONTRACT.address(spec))
         assert written is not None
@@ -94,10 +95,10 @@ def test_ingesting_again_leaves_the_same(context: IngestContext, tmp_path: Path)
     write(tmp_path / "in")
     write(tmp_path / "in", LATER, sensor=[record("sensor", id="sensor-2")])
     ingest(context, DELIVERY, LATER)
-    before, logged = content(context), delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    before, logged = content(context), delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert failed(ingest(context, DELIVERY)) == {}
     assert content(context) == before
-    assert delivery_log.read(context.lake, CONTRACT, DELIVERY) == logged
+    assert delivery_log.read(context.tables, CONTRACT, DELIVERY) == logged
 
 
 def test_a_delivery_that_changed_replaces_exactly_its_own_rows(context: IngestContext, tmp_path: Path) -> None:
@@ -107,11 +108,11 @@ def test_a_delivery_that_changed_replaces_exactly_its_own_rows(context: IngestCo
     before = content(context)["sensor"]
     write(tmp_path / "in", sensor=[record("sensor"), record("sensor", id="sensor-2")])
     step(context, "raw/dsi/sensor")
-    assert delivery_log.ingested(context.lake, CONTRACT) == {LATER}, (
+    assert delivery_log.ingested(context.tables, CONTRACT) == {LATER}, (
         "not in the log while its tables are being replaced"
     )
     ingest(context, DELIVERY)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY, LATER}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY, LATER}
     after = content(context)["sensor"]
     assert [row for row in after if row[DELIVERY_COLUMN] == LATER] == [
         row for row in before if row[DELIVERY_COLUMN] == LATER
@@ -122,7 +123,7 @@ def test_a_delivery_that_changed_replaces_exactly_its_own_rows(context: IngestCo
 def test_an_empty_delivery_is_ingested(context: IngestContext, tmp_path: Path) -> None:
     write(tmp_path / "in", **{folder.name: [] for folder in CONTRACT.folders})
     assert failed(ingest(context, DELIVERY)) == {}
-    logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert logged is not None
     assert logged["rows"] == {table.name: 0 for table in CONTRACT.tables}
     assert equal(context, DELIVERY)
@@ -174,7 +175,7 @@ def test_a_violation_outside_all_folders_is_reported_with_the_first_folder(
     found = failed(ingest(context, DELIVERY))
     assert list(found) == ["landing/dsi/algorithm:plausible"]
     assert path.rpartition("/")[2] in found["landing/dsi/algorithm:plausible"]
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
 
 
 def test_a_dangling_reference_is_a_warning_before_and_after_writing(context: IngestContext, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_dangling_reference_is_a_warning_before_and_after_writing(context: Ing
     assert set(found) == {"landing/dsi/sensor_deployment:plausible", "raw/dsi/sensor_deployment:references"}
     assert all("'sensor-9'" in description for description in found.values())
     assert not any(result.blocking for result in results if isinstance(result, CheckResult) and not result.passed)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
 
 
 ODD = "a b&c [d] {e} é%20*"
@@ -194,7 +195,7 @@ def test_the_landing_zone_may_lie_at_a_path_of_any_characters(context: IngestCon
     write(tmp_path / ODD)
     elsewhere = replace(context, landing=DataLake.at(str(tmp_path / ODD)))
     ingest(elsewhere, DELIVERY)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
     assert equal(elsewhere, DELIVERY)
 
 
@@ -209,7 +210,7 @@ def test_a_lake_at_a_path_that_an_engine_would_change_is_refused(tmp_path: Path)
 def test_the_log_records_who_ingested_what_with_which_code(context: IngestContext, tmp_path: Path) -> None:
     write(tmp_path / "in")
     ingest(context, DELIVERY, run=replace(RUN, orchestrator="airflow", run_id="scheduled__1", commit="0a1b2c"))
-    logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert logged is not None
     assert (logged["orchestrator"], logged["run_id"], logged["engine"]) == ("airflow", "scheduled__1", "sail")
     assert (logged["code_version"], logged["code_commit"]) == (__version__, "0a1b2c")
@@ -222,7 +223,7 @@ def test_the_log_records_who_ingested_what_with_which_code(context: IngestContex
 def test_the_commit_is_null_where_it_is_not_known(context: IngestContext, tmp_path: Path) -> None:
     write(tmp_path / "in")
     ingest(context, DELIVERY, run=replace(RUN, commit=None))
-    logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert logged is not None
     assert logged["code_commit"] is None
 
@@ -232,11 +233,11 @@ def test_the_log_names_the_code_that_wrote_the_tables_last(context: IngestContex
     ingest(context, DELIVERY)
     newer = replace(RUN, run_id="run-2", commit="newer")
     list(ingest_step(context, StepRequest(("raw/dsi/sensor", LOG), (), DELIVERY), newer))
-    logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert logged is not None
     assert (logged["code_commit"], logged["run_id"]) == (RUN.commit, RUN.run_id), "other code has written the others"
     ingest(context, DELIVERY, run=newer)
-    logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert logged is not None
     assert (logged["code_commit"], logged["run_id"]) == ("newer", "run-2")
 
@@ -251,7 +252,21 @@ def test_a_delivery_is_not_logged_as_long_as_a_table_lacks_rows(context: IngestC
     step(context, *TABLES[:-1], delivery=LATER)
     with pytest.raises(TableError, match=f"{TABLES[-1]}: .*expected 1 rows, as in the source, found 0 rows"):
         step(context, LOG, delivery=LATER)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
+
+
+def test_an_altered_table_is_refused_by_its_feature_before_any_table_is_written(
+    context: IngestContext, tmp_path: Path
+) -> None:
+    write(tmp_path / "in")
+    ingest(context, DELIVERY)
+    write(tmp_path / "in", LATER)
+    protocol = {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["clustering"]}
+    context.lake.write(f"{TABLES[-1]}/_delta_log/{2:020}.json", json.dumps({"protocol": protocol}).encode())
+    before = versions(context)
+    with pytest.raises(TableError, match=f"{TABLES[-1]}: .*found the table feature clustering"):
+        ingest(context, LATER)
+    assert versions(context) == before
 
 
 def test_a_delivery_is_not_logged_if_a_table_holds_an_earlier_state_of_it(
@@ -264,9 +279,9 @@ def test_a_delivery_is_not_logged_if_a_table_holds_an_earlier_state_of_it(
     step(context, "raw/dsi/sensor")
     with pytest.raises(TableError, match=r"raw/dsi/algorithm: expected the records .*algorithm-1: name"):
         step(context, LOG)
-    assert delivery_log.ingested(context.lake, CONTRACT) == set()
+    assert delivery_log.ingested(context.tables, CONTRACT) == set()
     step(context, "raw/dsi/algorithm", LOG)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
     assert equal(context, DELIVERY)
 
 
@@ -288,7 +303,7 @@ def test_tables_that_are_materialised_one_by_one_make_a_whole_delivery(context: 
     write(tmp_path / "in")
     for address in (*LANDING, *TABLES, LOG):
         assert names(step(context, address)) == [address]
-    assert delivery_log.ingested(context.lake, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
     assert equal(context, DELIVERY)
 
 

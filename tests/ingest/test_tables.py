@@ -41,7 +41,7 @@ def test_a_table_of_other_types_is_refused_and_left_as_it_is(context: IngestCont
     with pytest.raises(TableError, match=r"raw/dsi/algorithm: expected id: string, found id: bigint"):
         ingest(context, DELIVERY)
     assert delta_log.version(context.lake, "raw/dsi/algorithm") == 0
-    assert delivery_log.ingested(context.lake, CONTRACT) == set()
+    assert delivery_log.ingested(context.tables, CONTRACT) == set()
 
 
 def test_a_table_with_a_column_too_many_is_refused(context: IngestContext, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ with dg.DagsterInstance.ephemeral() as instance:
 context = open_context(
     CONTRACT, landing_root=settings.landing, lake_root=settings.lake, engine="sail", s3_endpoint=None, catalog=None
 )
-logged = delivery_log.read(context.lake, CONTRACT, delivery)
+logged = delivery_log.read(context.tables, CONTRACT, delivery)
 print(json.dumps({
     "success": result.success,
     "materialized": sorted(materialized),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import deltalake
@@ -16,7 +18,7 @@ from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, 
 
 from biocloud_assets.errors import TableError
 from biocloud_assets.lake import DataLake
-from biocloud_assets.spark import delta, delta_log
+from biocloud_assets.spark import delta, delta_log, table_reader
 from biocloud_assets.spark.session import get_session
 
 PATH = "raw/test/table"
@@ -52,8 +54,18 @@ def rows(spark: SparkSession, *ids: str) -> DataFrame:
     return first
 
 
-def replace(spark: SparkSession, lake: DataLake, new: DataFrame | None, value: str) -> None:
-    delta.replace_partition(spark, lake, PATH, new, SCHEMA, "part", value)
+def replace(
+    spark: SparkSession, lake: DataLake, new: DataFrame | None, value: str, *, catalog: str | None = None
+) -> None:
+    delta.replace_partition(spark, lake, PATH, new, SCHEMA, "part", value, catalog=catalog)
+
+
+@pytest.fixture(params=[None, "sail"], ids=["by path", "by name"])
+def catalog(request: pytest.FixtureRequest, spark: SparkSession) -> Iterator[str | None]:
+    """No catalog, or the one that Sail has in memory."""
+    yield request.param
+    if request.param is not None:
+        spark.sql(f"DROP TABLE IF EXISTS {table_reader.quoted_name(PATH, request.param)}")
 
 
 def ids(lake: DataLake) -> dict[str, list[str]]:
@@ -66,27 +78,31 @@ def ids(lake: DataLake) -> dict[str, list[str]]:
     return {part: sorted(names) for part, names in found.items()}
 
 
-def test_exactly_the_rows_of_one_partition_are_replaced(spark: SparkSession, lake: DataLake) -> None:
-    replace(spark, lake, rows(spark, "a", "b"), "one")
-    replace(spark, lake, rows(spark, "c"), "two")
+def test_exactly_the_rows_of_one_partition_are_replaced(
+    spark: SparkSession, lake: DataLake, catalog: str | None
+) -> None:
+    replace(spark, lake, rows(spark, "a", "b"), "one", catalog=catalog)
+    replace(spark, lake, rows(spark, "c"), "two", catalog=catalog)
     assert ids(lake) == {"one": ["a", "b"], "two": ["c"]}
-    replace(spark, lake, rows(spark, "d"), "one")
+    replace(spark, lake, rows(spark, "d"), "one", catalog=catalog)
     assert ids(lake) == {"one": ["d"], "two": ["c"]}
-    replace(spark, lake, None, "one")
+    replace(spark, lake, None, "one", catalog=catalog)
     assert ids(lake) == {"two": ["c"]}
 
 
-def test_the_same_rows_twice_leave_the_same_table(spark: SparkSession, lake: DataLake) -> None:
+def test_the_same_rows_twice_leave_the_same_table(spark: SparkSession, lake: DataLake, catalog: str | None) -> None:
     for _ in range(2):
-        replace(spark, lake, rows(spark, "a"), "one")
+        replace(spark, lake, rows(spark, "a"), "one", catalog=catalog)
     assert ids(lake) == {"one": ["a"]}
 
 
 @pytest.mark.parametrize("value", ["it's", "a\\b", "' OR 1=1 --", "%", "ü 🦊", "a=b"])
-def test_the_value_of_a_partition_may_have_any_characters(spark: SparkSession, lake: DataLake, value: str) -> None:
-    replace(spark, lake, rows(spark, "a"), "other")
+def test_the_value_of_a_partition_may_have_any_characters(
+    spark: SparkSession, lake: DataLake, value: str, catalog: str | None
+) -> None:
+    replace(spark, lake, rows(spark, "a"), "other", catalog=catalog)
     for name in ("b", "c"):
-        replace(spark, lake, rows(spark, name), value)
+        replace(spark, lake, rows(spark, name), value, catalog=catalog)
     assert ids(lake) == {"other": ["a"], value: ["c"]}
 
 
@@ -100,10 +116,12 @@ def test_doubles_have_no_statistics_and_other_columns_do(spark: SparkSession, la
     assert not [name for name in names if name.startswith(("min.nested", "max.nested"))]
 
 
-def test_a_table_that_lacks_a_column_gets_it_and_keeps_its_rows(spark: SparkSession, lake: DataLake) -> None:
+def test_a_table_that_lacks_a_column_gets_it_and_keeps_its_rows(
+    spark: SparkSession, lake: DataLake, catalog: str | None
+) -> None:
     older = pa.table({"id": ["old"], "part": ["zero"]})
     deltalake.write_deltalake(lake.uri(PATH), older, partition_by=["part"])
-    replace(spark, lake, rows(spark, "a"), "one")
+    replace(spark, lake, rows(spark, "a"), "one", catalog=catalog)
     assert ids(lake) == {"zero": ["old"], "one": ["a"]}
 
 
@@ -258,4 +276,78 @@ def test_other_errors_are_raised_at_once(spark: SparkSession, lake: DataLake, mo
 
 
 def test_a_table_has_a_name_in_unity_catalog() -> None:
-    assert delta.table_name("raw/dsi/sensor", "main") == "main.raw_dsi.sensor"
+    assert table_reader.table_name("raw/dsi/sensor", "main") == "main.raw_dsi.sensor"
+
+
+def test_a_new_table_has_the_oldest_protocol_and_no_feature_by_a_default(
+    spark: SparkSession, lake: DataLake, catalog: str | None
+) -> None:
+    replace(spark, lake, rows(spark, "a"), "one", catalog=catalog)
+    table = deltalake.DeltaTable(lake.uri(PATH))
+    protocol = table.protocol()
+    assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
+    assert not protocol.reader_features
+    assert not protocol.writer_features
+    assert delta.PROPERTIES.items() <= table.metadata().configuration.items()
+
+
+def test_with_a_catalog_the_table_is_an_external_one_at_its_path(spark: SparkSession, lake: DataLake) -> None:
+    replace(spark, lake, rows(spark, "a"), "one", catalog="sail")
+    try:
+        assert [row["id"] for row in spark.table("sail.raw_test.table").collect()] == ["a"]
+        assert ids(lake) == {"one": ["a"]}
+    finally:
+        spark.sql("DROP TABLE sail.raw_test.table")
+    assert ids(lake) == {"one": ["a"]}, "an external table keeps its files"
+
+
+def test_a_table_that_was_written_by_its_path_is_continued_by_its_name(
+    spark: SparkSession, lake: DataLake, catalog: str | None
+) -> None:
+    replace(spark, lake, rows(spark, "a"), "one")
+    assert delta.read_table(spark, lake, PATH, catalog=catalog).count() == 1
+    replace(spark, lake, rows(spark, "b"), "two", catalog=catalog)
+    assert ids(lake) == {"one": ["a"], "two": ["b"]}
+    version = delta_log.version(lake, PATH)
+    assert version is not None
+    assert delta.read_table(spark, lake, PATH, catalog=catalog, version=version - 1).count() == 1
+
+
+def alter(lake: DataLake, feature: str) -> None:
+    """Add a table feature to a table's protocol, as ALTER TABLE on Databricks does."""
+    readers = {"typeWidening", "vacuumProtocolCheck", "catalogManaged", "deletionVectors", "columnMapping"}
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "writerFeatures": [feature, "appendOnly", "invariants"]}
+    protocol["readerFeatures"] = [feature] if feature in readers else []
+    number = (delta_log.version(lake, PATH) or 0) + 1
+    lake.write(f"{PATH}/_delta_log/{number:020}.json", json.dumps({"protocol": protocol}).encode())
+
+
+@pytest.mark.parametrize(
+    ("feature", "software"),
+    [
+        ("typeWidening", "delta-rs"),
+        ("vacuumProtocolCheck", "delta-rs"),
+        ("catalogManaged", "delta-rs"),
+        ("rowTracking", "the engine sail"),
+        ("clustering", "the engine sail"),
+        ("checkpointProtection", "the engine sail"),
+    ],
+)
+def test_a_table_with_a_feature_that_cannot_be_handled_is_refused_by_its_name(
+    spark: SparkSession, lake: DataLake, feature: str, software: str
+) -> None:
+    replace(spark, lake, rows(spark, "a"), "one")
+    alter(lake, feature)
+    with pytest.raises(TableError, match=f"{PATH}: expected a table that {software} can .*found .* {feature}, which"):
+        delta.require_writable(table_reader.DeltaRsReader(lake), lake, ["raw/test/none", PATH], "sail")
+
+
+@pytest.mark.parametrize("feature", ["deletionVectors", "columnMapping", "inCommitTimestamp"])
+def test_a_table_with_a_feature_that_can_be_handled_is_written(
+    spark: SparkSession, lake: DataLake, feature: str
+) -> None:
+    replace(spark, lake, rows(spark, "a"), "one")
+    alter(lake, feature)
+    delta.require_writable(table_reader.DeltaRsReader(lake), lake, [PATH], "sail")
+    replace(spark, lake, rows(spark, "b"), "one")
+    assert [row["id"] for row in delta.read_table(spark, lake, PATH).collect()] == ["b"]

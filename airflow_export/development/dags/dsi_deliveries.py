@@ -33,7 +33,7 @@ FOLDERS = ["algorithm", "sensor", "sensor_deployment", "sensor_media_item", "ana
 LANDING_BUCKET = "example-dsi-development"
 LANDING_PREFIX = ""  # below it: <source>/<delivery>/<folder>/*.parquet
 MARKERS_BUCKET = "example-lake-development"
-MARKERS_PREFIX = "_ingested/dsi/"  # below it: <delivery>, for each ingested delivery
+MARKERS_PREFIX = "_files/ingested/dsi/"  # below it: <delivery>, for each ingested delivery
 LOOKBACK = timedelta(days=30)  # how much older than the newest ingested delivery a late one may be
 QUIET = timedelta(seconds=60)  # for how long nothing in a complete delivery has changed
 MAX_LISTED = 60  # deliveries whose files one run lists; the next run goes on after them
@@ -132,8 +132,8 @@ with DAG(
     doc_md="""Start dsi_raw for each new complete delivery in the landing zone, once.
 
 - Owner: biocloud
-- Lineage: reads s3://example-dsi-development/dsi/ and s3://example-lake-development/_ingested/dsi/; starts
-  `dsi_raw`
+- Lineage: reads s3://example-dsi-development/dsi/ and s3://example-lake-development/_files/ingested/dsi/;
+  starts `dsi_raw`
 - Docs: [dsi.md](https://gitlab.com/example/biocloud/-/blob/HEAD/docs/data-architecture/raw/dsi.md)
 - Generated from Dagster, the sensor `dsi_deliveries`, for development. Do not edit.""",
     schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC"),

@@ -111,7 +111,7 @@ def _run(
         lakehouse,
         launcher,
         request,
-        lambda _: curated_step(lakehouse.session, lakehouse.lake(), lakehouse.curated(), request),
+        lambda _: curated_step(lakehouse.ingest_context(CONTRACT), lakehouse.curated(), request),
     )
     for result in step:
         if isinstance(result, Materialization):

@@ -32,7 +32,7 @@ def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
     def dsi_curated_daily(
         context: dg.ScheduleEvaluationContext, lakehouse: LakehouseResource
     ) -> dg.RunRequest | dg.SkipReason:
-        if not delivery_log.ingested(lakehouse.lake(), CONTRACT):
+        if not delivery_log.ingested(lakehouse.tables(), CONTRACT):
             return dg.SkipReason("nothing is ingested yet")
         day = context.scheduled_execution_time.date().isoformat()
         return dg.RunRequest(run_key=day, partition_key=day)

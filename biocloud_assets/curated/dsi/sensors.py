@@ -17,7 +17,6 @@ from biocloud_assets.launch.script import NOT_IN_AIRFLOW
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.settings import Settings
-from biocloud_assets.spark import delta_log
 
 VERSION_TAG = "biocloud/delivery-log-version"
 """A run tag: the version of the delivery log for which the run was requested."""
@@ -42,9 +41,9 @@ def build_sensor(settings: Settings) -> dg.SensorDefinition:
     def dsi_curated_on_delivery(
         context: dg.SensorEvaluationContext, lakehouse: LakehouseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        if not delivery_log.ingested(lakehouse.lake(), CONTRACT):
+        if not delivery_log.ingested(lakehouse.tables(), CONTRACT):
             return dg.SkipReason("nothing is ingested yet")
-        version = delta_log.version(lakehouse.lake(), CONTRACT.address(CONTRACT.log))
+        version = lakehouse.tables().version(CONTRACT.address(CONTRACT.log))
         if version == _published_version(context.instance):
             return dg.SkipReason("the last publication is of everything that is ingested")
         if context.cursor != str(version):

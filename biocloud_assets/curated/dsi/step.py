@@ -7,7 +7,7 @@ Each can be run on its own, and repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -19,23 +19,23 @@ from biocloud_assets.curated.dsi.observation import SOURCES, observations
 from biocloud_assets.curated.dsi.publication import Publication, publish_rows
 from biocloud_assets.curated.dsi.results import MANIFEST, OBSERVATION, RETENTION
 from biocloud_assets.errors import LakeError, SettingsError
+from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.snapshot import current_rows, take_snapshot
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.steps import Materialization, Observation, StepRequest, Value
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 
 def curated_step(
-    get_session: Callable[[], SparkSession], lake: DataLake, curated: DataLake, request: StepRequest
+    context: IngestContext, curated: DataLake, request: StepRequest
 ) -> Iterator[Materialization | Observation]:
     """Run the selected steps of a day, in their order.
 
     Args:
-        get_session: returns the Spark session; called only if there is something to publish.
-        lake: the lake with the raw tables.
+        context: the raw tables; the engine is started only if there is something to publish.
         curated: the lake of the curated layer.
         request: the assets to materialise, the run date, and for the cleanup the number of days that are kept. In a dry
             run nothing is written or deleted; what would be materialised is yielded as an observation.
@@ -61,7 +61,7 @@ def curated_step(
         return Observation(asset, day, metadata) if dry_run else Materialization(asset, metadata)
 
     if OBSERVATION in request.assets:
-        published = publish(get_session(), lake, curated, day, dry_run=dry_run)
+        published = publish(context, curated, day, dry_run=dry_run)
         yield made(OBSERVATION, results.of_publication(published))
     if MANIFEST in request.assets:
         written = manifest(curated, day, dry_run=dry_run)
@@ -84,14 +84,11 @@ def curated_step(
         yield made(RETENTION, results.of_cleanup(cleaned))
 
 
-def publish(
-    spark: SparkSession, lake: DataLake, curated: DataLake, run_date: date | str, *, dry_run: bool = False
-) -> Publication:
+def publish(context: IngestContext, curated: DataLake, run_date: date | str, *, dry_run: bool = False) -> Publication:
     """Publish the observations of a day: the current state as of its end, of all deliveries up to it.
 
     Args:
-        spark: the session.
-        lake: the lake with the raw tables.
+        context: the raw tables, and the engine.
         curated: the lake of the curated layer.
         run_date: the day.
         dry_run: do everything but write.
@@ -102,8 +99,8 @@ def publish(
         LakeError: a file can't be read, written or deleted.
     """
     day = paths.parse_run_date(run_date)
-    state = take_snapshot(lake, CONTRACT, day)
-    frame = observations({name: current_rows(spark, lake, CONTRACT, state, CONTRACT.table(name)) for name in SOURCES})
+    state = take_snapshot(context.tables, CONTRACT, day)
+    frame = observations({name: current_rows(context, state, CONTRACT.table(name)) for name in SOURCES})
     published = publish_rows(curated, day, _rows(frame), dry_run=dry_run)
     return replace(published, deliveries=state.deliveries, log_version=state.log_version)
 

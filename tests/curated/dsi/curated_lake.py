@@ -22,7 +22,7 @@ Row = dict[str, Any]
 def published(context: IngestContext, root: Path, run_date: str) -> list[Row]:
     """Publish a day into `<root>/curated`, and read its rows."""
     curated = DataLake.at(str(root / "curated"))
-    publication = step.publish(context.spark, context.lake, curated, run_date)
+    publication = step.publish(context, curated, run_date)
     table = pa.concat_tables([pq.read_table(f"{curated.root}/{file.path}") for file in curated.walk(publication.path)])
     assert table.schema.equals(arrow_schema())
     rows: list[Row] = table.to_pylist()

@@ -120,7 +120,8 @@ def test_a_day_has_the_deliveries_until_its_end(sample: tuple[IngestContext, Pat
     with pytest.raises(RunDateError):
         published(context, root, "2020-07-32")
     assert (
-        take_snapshot(context.lake, CONTRACT, date(2021, 10, 11)).deliveries == context.landing.list("dsi").folders[:3]
+        take_snapshot(context.tables, CONTRACT, date(2021, 10, 11)).deliveries
+        == context.landing.list("dsi").folders[:3]
     )
 
 
@@ -134,7 +135,7 @@ def test_two_days_are_published_once_and_the_older_one_is_deleted(
     context, _ = sample
 
     def deliver(day: str, days: int) -> tuple[int, bool, list[str]]:
-        published = step.publish(context.spark, context.lake, lake, day)
+        published = step.publish(context, lake, day)
         written = step.manifest(lake, day).written
         cleaned = step.cleanup(lake, day, days)
         return published.changed, written, [str(removal.date) for removal in cleaned.removals]
@@ -154,7 +155,7 @@ def test_two_days_are_published_once_and_the_older_one_is_deleted(
 
 def test_a_dry_run_of_each_step_changes_nothing(sample: tuple[IngestContext, Path], lake: DataLake) -> None:
     context, _ = sample
-    publication = step.publish(context.spark, context.lake, lake, "2023-02-07", dry_run=True)
+    publication = step.publish(context, lake, "2023-02-07", dry_run=True)
     assert (publication.rows, publication.changed, publication.dry_run) == (513, 1, True)
     assert contents(lake) == {}
     assert step.manifest(lake, "2023-02-07", dry_run=True).files == 0
@@ -169,7 +170,7 @@ def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[IngestCon
     newest = context.landing.list("dsi").folders[-1]
     ingest(there, newest)
     curated = DataLake.at(f"{s3_root}/curated", endpoint=s3_server)
-    publication = step.publish(there.spark, there.lake, curated, "2023-02-07")
+    publication = step.publish(there, curated, "2023-02-07")
     assert (publication.rows, publication.deliveries) == (493, (newest,))
 
 
@@ -313,7 +314,7 @@ def test_the_sensor_requests_a_run_if_the_log_has_changed_since_the_last_publica
                 dg.AssetMaterialization(OBSERVATION, partition=day, metadata={LOG_VERSION: log_version})
             )
 
-        version = take_snapshot(sample[0].lake, CONTRACT, date.today()).log_version  # noqa: DTZ011
+        version = take_snapshot(sample[0].tables, CONTRACT, date.today()).log_version  # noqa: DTZ011
         assert tick() == [], "it may still be changing"
         assert tick() == [today]
         assert tick() == [today], "requested again until it is published, with the same run key"
