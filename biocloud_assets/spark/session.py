@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from biocloud_assets.errors import EngineError
 from biocloud_assets.settings import Engine, Settings
@@ -226,6 +228,12 @@ def _s3a(endpoint: str | None) -> dict[str, str]:
     return found
 
 
+_CONNECT_PORT = 15002
+"""The port of a Spark Connect server whose address has none."""
+
+_CONNECT_SECONDS = 10
+
+
 def _start_connect(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     """Connect to a server, which has an S3 endpoint and credentials of its own."""
     remote = Settings.load().spark_remote
@@ -239,7 +247,11 @@ def _start_connect(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.CRITICAL)
     from pyspark.sql import SparkSession
 
+    address = urlsplit(remote)
     try:
+        # PySpark's client asks again for minutes if nobody answers, so the connection is tried first.
+        with socket.create_connection((address.hostname or "", address.port or _CONNECT_PORT), _CONNECT_SECONDS):
+            pass
         session = SparkSession.builder.remote(remote).config(_CALL_SITES, "false").getOrCreate()
         _ = session.version  # the first request
     except Exception as error:

@@ -132,7 +132,7 @@ class Site:
         self.landing, self.lake, self.curated = root / "in", root / "out", root / "curated"
         workspace.repositories[GIT_URL] = code
         (root / "dagster").mkdir()
-        self._environment: dict[str, Any] = {
+        self.environment: dict[str, Any] = {
             "region": REGION,
             "landing_root": str(self.landing),
             "lake_root": str(self.lake),
@@ -171,8 +171,8 @@ class Site:
 
     def configure(self, **keys: Any) -> None:
         """Write the environments' file, with some other keys."""
-        self._environment |= keys
-        both = {"development": self._environment, "production": self._environment}
+        self.environment |= keys
+        both = {"development": self.environment, "production": self.environment}
         (self.root / "environments.yml").write_text(yaml.safe_dump(both))
 
     def run(
