@@ -21,7 +21,7 @@ from biocloud_assets.launch.launcher import REMOTE_MAX_RETRIES
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import land_bundled
 from biocloud_assets.schema import DELIVERY_COLUMN
-from tests.airflow.conftest import INSIDE, OLDEST_AND_NEWEST, REFUSED, Deployed
+from tests.airflow.conftest import INSIDE, OLDEST_AND_NEWEST, REFUSED, ROOT, Deployed
 from tests.databricks_workspace.fixture import GIT_URL
 from tests.databricks_workspace.runs import State
 from tests.databricks_workspace.server import POLICY_ID, POOL_ID, SPARK_VERSION
@@ -410,3 +410,19 @@ def rows(lake: DataLake, path: str) -> list[Any]:
     """All rows of a table, in a fixed order."""
     table = deltalake.DeltaTable(lake.uri(path), storage_options=OPTIONS if "://" in lake.root else None)
     return sorted(repr(sorted(row.items())) for row in table.to_pyarrow_table().to_pylist())
+
+
+def test_history_is_queued_by_the_command_of_the_docs_and_each_delivery_once(quick: Deployed) -> None:
+    text = (ROOT / "docs/airflow.md").read_text()
+    command = text.partition("<!-- tested: history -->\n```bash\n")[2].partition("```")[0]
+    assert "airflow dags trigger" in command
+    names = ["2020-07-10-06:00:00", "2020-08-19-06:00:00"]
+    (quick.airflow.home / "history.txt").write_text("\n".join(names) + "\n")
+    quick.prepare()
+    first = quick.airflow.call("bash", "-e", "-c", command, timeout=300)
+    assert first.returncode == 0, first.stdout + first.stderr
+    quick.airflow.call("bash", "-c", command, timeout=300)
+    runs = quick.runs("dsi_raw")
+    assert {run_id: (run["state"], run["conf"]) for run_id, run in runs.items()} == {
+        f"history__{name}": ("queued", {"delivery": name}) for name in names
+    }
