@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -459,15 +460,15 @@ def _dbutils() -> Any:
     script = sys.modules["__main__"]
     if hasattr(script, "dbutils"):
         return script.dbutils
-    try:
-        from databricks.sdk.runtime import dbutils
-    except ImportError:
+    if find_spec("dbruntime") is None:  # the package that only a Databricks runtime has; the SDK is elsewhere too
         raise BiocloudError(
             "--secret-scope",
             expected="a Databricks cluster or serverless compute",
-            found="no dbutils",
+            found="no Databricks runtime",
             hint="Elsewhere, set DATABRICKS_HOST_<ENV> and DATABRICKS_TOKEN_<ENV>.",
-        ) from None
+        )
+    from databricks.sdk.runtime import dbutils
+
     return dbutils
 
 

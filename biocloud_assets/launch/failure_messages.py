@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotations of a sensor as they stand.
 import html
+import logging
 import threading
 from collections.abc import Iterator
 
@@ -43,7 +44,7 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
             reason = context.failure_event.message or ""
         what = " ".join(filter(None, (run.job_name, run.tags.get(PARTITION_TAG))))
         answer = post(url.get_secret_value(), f"{settings.env}: {what} failed, run {run.run_id}\n{reason}")
-        context.log.log("INFO" if answer == "200" else "WARNING", f"The message about run {run.run_id}: {answer}")
+        context.log.log(logging.INFO if answer == "200" else logging.WARNING, f"The message about run {run.run_id}: {answer}")
 
     return run_failure_messages
 

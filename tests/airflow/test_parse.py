@@ -51,6 +51,7 @@ def test_a_step_is_retried_as_the_launcher_of_dagster_does(parsed: tuple[Export,
     for task in (dags["dsi_raw"]["tasks"]["ingest_dsi"], dags["dsi_curated"]["tasks"]["dsi_curated"]):
         assert (task["retries"], task["retry_delay"]) == (REMOTE_MAX_RETRIES, REMOTE_RETRY_DELAY_SECONDS)
         assert task["exponential"]
+        assert sum(task["retry_delay"] * 2**retry for retry in range(task["retries"])) >= 30 * 60
         assert task["one_at_a_time"]
     assert dags["group_sync"]["tasks"]["sync_groups"]["retries"] == 0
 

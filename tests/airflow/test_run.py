@@ -249,7 +249,7 @@ def _as_the_provider_sends(value: Any) -> Any:
 
 
 def test_the_group_sync_needs_one_node_and_no_library_of_the_lake(quick: Deployed) -> None:
-    quick.workspace.secrets = {"biocloud": {"group-sync-host": "https://example.org", "group-sync-token": "s3cr3t"}}
+    quick.workspace.secrets |= {"biocloud": {"group-sync-host": "https://example.org", "group-sync-token": "s3cr3t"}}
     script = Path(quick.workspace.repositories[GIT_URL]) / "databricks/sync_groups.py"
     script.write_text(
         "import json, sys\n"

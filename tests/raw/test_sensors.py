@@ -354,6 +354,7 @@ def test_a_run_that_the_infrastructure_failed_is_repeated_after_an_hour_four_tim
     assert world.tick().skip_message == f"{DELIVERY}: a run failed a short while ago"
 
     world.instance.wipe()
+    world.tick()
     for hours in (40, 30, 23, 9, 2):
         assert len(world.tick().run_requests) == 1
         world.run(DagsterRunStatus.FAILURE, ago=timedelta(hours=hours), **failed)
