@@ -8,6 +8,7 @@ from biocloud_assets.access import jobs as access
 from biocloud_assets.curated.dsi.assets import build_assets
 from biocloud_assets.curated.dsi.jobs import build_schedule, dsi_curated
 from biocloud_assets.curated.dsi.sensors import build_sensor
+from biocloud_assets.launch.failure_messages import build_failure_sensor
 from biocloud_assets.launch.launcher import step_launcher
 from biocloud_assets.raw import contracts
 from biocloud_assets.raw.assets import build_source
@@ -33,7 +34,11 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         assets=[*(source.assets for source in sources), build_assets(settings)],
         jobs=[*(source.job for source in sources), dsi_curated, access.job],
         schedules=schedules,
-        sensors=[*sensors, *(build_external_ingest_sensor(source, settings) for source in sources)],
+        sensors=[
+            *sensors,
+            *(build_external_ingest_sensor(source, settings) for source in sources),
+            build_failure_sensor(settings),
+        ],
         resources={
             "lakehouse": LakehouseResource.from_settings(settings),
             "step_launcher": step_launcher(settings),

@@ -11,7 +11,8 @@ import re
 import sys
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -212,6 +213,7 @@ class Environment(_Section):
         curated_root: where the curated folders are.
         dags: the folder in the bucket that Airflow syncs its DAGs from.
         scheduler: what starts runs by itself, Airflow or Dagster; sensors and schedules of the other start none.
+        not_before: the first day, UTC, whose deliveries are ingested without a person; older ones are history.
         catalog: the catalog of Unity Catalog that has the tables, which are then written and read by their names;
             without it, by their paths.
         volumes: the volumes through which a step reads and writes files; without them, it uses the addresses above,
@@ -236,6 +238,7 @@ class Environment(_Section):
     curated_root: Root
     dags: Annotated[str, Field(pattern=r"^s3://[^/]+(/[^/]+)+$")]
     scheduler: Scheduler
+    not_before: date | None = None
     catalog: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
     volumes: Volumes | None = None
     retention_days: Annotated[int, Field(ge=0, le=36_525)] = DEFAULT_RETENTION_DAYS
@@ -324,6 +327,46 @@ class Environment(_Section):
                 else {"s3": {"destination": cluster.log_delivery, "region": self.region}}
             )
         return {name: value for name, value in new.items() if value != {}}
+
+    def single_node(self) -> Environment:
+        """The same environment with the smallest cluster: for a script that needs no Spark."""
+        if self.cluster is None:
+            return self
+        cluster = self.cluster.model_copy(update={"num_workers": 0, "autoscale": None})
+        return self.model_copy(update={"cluster": cluster})
+
+    def submission(
+        self,
+        *,
+        run_name: str,
+        git_reference: Mapping[str, str],
+        task_key: str,
+        script: str,
+        parameters: Sequence[str],
+        libraries: list[str],
+    ) -> dict[str, Any]:
+        """The body of `runs/submit` of the Jobs API for one script: the same for Dagster and for the exported DAGs.
+
+        Args:
+            run_name: the name of the run.
+            git_reference: `git_branch`, `git_tag` or `git_commit`.
+            task_key: the name of its task.
+            script: the path of the script in the repository.
+            parameters: the arguments of the script.
+            libraries: requirements, `name==version`.
+        """
+        return {
+            **self.run_settings(libraries),
+            "run_name": run_name,
+            "git_source": {"git_url": self.git.url, "git_provider": self.git.provider, **git_reference},
+            "tasks": [
+                {
+                    **self.compute(libraries),
+                    "task_key": task_key,
+                    "spark_python_task": {"python_file": script, "source": "GIT", "parameters": list(parameters)},
+                }
+            ],
+        }
 
     def compute(self, libraries: list[str]) -> dict[str, Any]:
         """The keys of a task that say on what it runs: a new cluster with its libraries, or serverless compute.

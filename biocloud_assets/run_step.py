@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 NOT_RETRYABLE = "biocloud: a retry can't help"
 """What a failed step writes in its output if a repetition can't help; Airflow's task then fails at once."""
 
+RETRYABLE = "biocloud: a retry can help"
+"""What a failed step writes in its output if the infrastructure has failed it."""
+
 
 @dataclass(frozen=True)
 class Roots:
@@ -152,8 +155,8 @@ def main(arguments: Sequence[str]) -> None:
             retryable = is_transient(error)
             if pipes is not None:
                 pipes.report_custom_message({"error": _error_message(error, retryable)})
+            log.error(RETRYABLE if retryable else NOT_RETRYABLE)
             if not retryable:
-                log.error(NOT_RETRYABLE)
                 error.args = (f"{error} [{NOT_RETRYABLE}]",)
             raise
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from biocloud_assets.environments import (
@@ -57,6 +57,8 @@ class Settings(BaseSettings):
             reference whose code runs on Databricks, at most one; the branch of the current folder.
         databricks_host: `DATABRICKS_HOST`: the workspace in which steps run. Credentials are found the
             Databricks-standard way and never read here.
+        webhook_url: `BIOCLOUD_WEBHOOK_URL`: the address to which Dagster posts a message about each failed run; without
+            it, none is posted. It is secret.
         quiet_seconds: `BIOCLOUD_QUIET_SECONDS`: for how many seconds nothing in a delivery may have changed before the
             command line takes it for complete.
         lookback_days: `BIOCLOUD_LOOKBACK_DAYS`: how many days before the newest settled delivery the sensor still looks
@@ -88,12 +90,20 @@ class Settings(BaseSettings):
     git_tag: Annotated[str, Field(pattern=_GIT_NAME)] | None = None
     git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     databricks_host: str | None = Field(default=None, validation_alias="DATABRICKS_HOST")
+    webhook_url: SecretStr | None = None
     quiet_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     lookback_days: Annotated[int, Field(ge=0, le=3_660)] = 30
     dagster_home: Path | None = Field(default=None, validation_alias="DAGSTER_HOME")
     s3_endpoint: Annotated[str, Field(pattern="^https?://[^/@]+(/.*)?$")] | None = Field(
         default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"https?://[^/]+", url.get_secret_value()):
+            raise ValueError("an http:// or https:// address")
+        return url
 
     @classmethod
     def load(cls) -> Settings:
@@ -111,7 +121,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 variable,
                 expected=first["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
-                found=repr(first["input"]),
+                found="another value" if field == "webhook_url" else repr(first["input"]),
                 hint=f"Set {variable} to such a value, or unset it for the default.",
             ) from None
         if settings.env == "local" and settings.launches != "none":
@@ -152,6 +162,16 @@ class Settings(BaseSettings):
         if self.env == "local":
             return "dagster"
         return self.scheduler_override or self.environment.scheduler
+
+    @cached_property
+    def not_before(self) -> str:
+        """The first day, yyyy-mm-dd, whose deliveries are ingested without a person; "" for all.
+
+        Raises:
+            SettingsError: the environments' file isn't there or can't be used.
+        """
+        day = None if self.env == "local" else self.environment.not_before
+        return "" if day is None else day.isoformat()
 
     @cached_property
     def retention(self) -> int:

@@ -34,3 +34,26 @@ def code_commit(checkout: Path | None = None) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return asked.stdout.strip()
+
+
+def is_on_branch(commit: str, branch: str, checkout: Path | None = None) -> bool:
+    """Whether a commit is part of a branch, of the remote `origin` if that is known; False if Git can't be run.
+
+    Args:
+        commit: the commit.
+        branch: the name of the branch.
+        checkout: the root of the checkout; by default the one that this code is part of.
+    """
+    root = Path(__file__).parents[1] if checkout is None else checkout
+    for reference in (f"refs/remotes/origin/{branch}", f"refs/heads/{branch}"):
+        try:
+            known = subprocess.run(
+                ["git", "rev-parse", "--verify", "--quiet", reference], cwd=root, stdout=subprocess.DEVNULL, timeout=10
+            )
+            if known.returncode:
+                continue
+            found = subprocess.run(["git", "merge-base", "--is-ancestor", commit, reference], cwd=root, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return False
+        return found.returncode == 0
+    return False

@@ -22,8 +22,9 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def git(root: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, timeout=60)
+def git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout.strip()
 
 
 def commit(root: Path, message: str) -> None:

@@ -226,10 +226,13 @@ def test_the_deployment_of_a_feature_branch_runs_that_branchs_code(clone: Clone,
 
 @pytest.mark.gitlab
 @pytest.mark.timeout(1800)
-def test_production_is_deployed_by_hand(clone: Clone, buckets: Buckets) -> None:
+def test_production_is_deployed_by_hand_and_runs_the_commit_that_was_built(clone: Clone, buckets: Buckets) -> None:
     clone.switch("main")
     assert clone.run("deploy_dags_production") == {"deploy_dags_production": "PASS"}
-    assert buckets.dags("production") == committed("production") != {}
+    deployed, head = buckets.dags("production"), clone.git("rev-parse", "HEAD").strip()
+    assert deployed.keys() == committed("production").keys()
+    assert f'"git_commit": "{head}"' in deployed["dsi_raw.py"]
+    assert 'git_branch": "' not in deployed["dsi_raw.py"]
     assert buckets.dags("development") == {}
 
 

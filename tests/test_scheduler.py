@@ -14,6 +14,8 @@ from biocloud_assets.settings import Settings
 ROOT = Path(__file__).parents[1]
 STARTS_RUNS = {"dsi_curated_daily", "dsi_curated_on_delivery", "dsi_deliveries"}
 """The sensors and schedules that run by default if Dagster is the scheduler."""
+START_NONE = {"dsi_external_ingests", "run_failure_messages"}
+"""Sensors that start no run, whatever is the scheduler."""
 
 
 def repository(env: str, **settings: str) -> dg.RepositoryDefinition:
@@ -49,7 +51,7 @@ def test_without_the_setting_the_environments_file_decides(env: str) -> None:
 
 def test_if_airflow_is_the_scheduler_no_sensor_or_schedule_starts_a_run_even_if_it_is_started() -> None:
     found = repository("production", scheduler_override="airflow")
-    starting = [one for one in (*found.sensor_defs, *found.schedule_defs) if one.name != "dsi_external_ingests"]
+    starting = [one for one in (*found.sensor_defs, *found.schedule_defs) if one.name not in START_NONE]
     assert {one.name for one in starting} == {*STARTS_RUNS, "group_sync_daily"}
     with dg.DagsterInstance.ephemeral() as instance:
         for one in starting:

@@ -18,21 +18,13 @@ class GroupSyncConfig(dg.Config):
     allow_removals: list[str] = Field(default=[], description="groups that may lose any number of members")
 
 
-def _cluster_variables(suffix: str) -> dict[str, str]:
-    """Return the environment variables with which the script finds its workspace on a cluster."""
-    return {
-        "BIOCLOUD_GROUPS": "../groups",  # relative to the script's folder, which is where a cluster runs it
-        f"DATABRICKS_HOST_{suffix}": "{{secrets/biocloud/group-sync-host}}",
-        f"DATABRICKS_TOKEN_{suffix}": "{{secrets/biocloud/group-sync-token}}",
-    }
-
-
 @dg.op(
     tags=script_tags(
         "databricks/sync_groups.py",
-        ["{environment}"],
-        libraries=["pyyaml", "requests", "urllib3"],
-        variables={"development": _cluster_variables("TEST"), "production": _cluster_variables("PROD")},
+        # The folder is relative to that of the script, in which Databricks runs it.
+        ["{environment}", "--groups", "../groups", "--secret-scope", "biocloud"],
+        libraries=["pydantic-settings", "pyyaml", "requests", "urllib3"],
+        needs_spark=False,
     )
 )
 def sync_groups(context: dg.OpExecutionContext, config: GroupSyncConfig) -> None:

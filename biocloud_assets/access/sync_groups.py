@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -36,6 +38,9 @@ from biocloud_assets.errors import BiocloudError
 from biocloud_assets.settings import WorkspaceEnvironment, WorkspaceSettings
 
 ENVIRONMENTS: tuple[WorkspaceEnvironment, ...] = ("development", "production")
+
+HOST_SECRET, TOKEN_SECRET = "group-sync-host", "group-sync-token"
+"""The keys in a secret scope of Databricks that hold the address and the token of the workspace or account."""
 
 Definitions = Mapping[str, list[str]]
 OnUpdate = Callable[[SyncReport], None]
@@ -226,14 +231,26 @@ def sync_all_groups_for_env(
 
 
 def sync_environment(
-    env: str, dry_run: bool, allow_removals: Iterable[str], on_update: OnUpdate = print_plan
+    env: str,
+    dry_run: bool,
+    allow_removals: Iterable[str],
+    on_update: OnUpdate = print_plan,
+    settings: WorkspaceSettings | None = None,
 ) -> SyncReport:
     """Synchronise an environment with its file, as the settings say; groups that failed are in the report.
+
+    Args:
+        env: `development` or `production`.
+        dry_run: send only GET requests.
+        allow_removals: groups that may lose any number of members.
+        on_update: is told of the plan, and of each group that is done.
+        settings: the workspaces and the folder of the files; by default those of the process's environment.
 
     Raises:
         BiocloudError: as `sync_all_groups_for_env`, or a setting is missing, or the file breaks the rules.
     """
-    settings, environment = WorkspaceSettings(), checked_environment(env)
+    environment = checked_environment(env)
+    settings = WorkspaceSettings() if settings is None else settings
     definitions = read_group_file(settings.groups / f"{environment}_group.yml")
     config, limits = settings.workspace(environment), Limits(allow_removals=frozenset(allow_removals))
     reports: list[SyncReport] = []
@@ -396,6 +413,13 @@ def main() -> None:
         metavar="GROUP",
         help="allow any number of removals from this group",
     )
+    parser.add_argument("--groups", type=Path, metavar="FOLDER", help="the folder that holds the group files")
+    parser.add_argument(
+        "--secret-scope",
+        metavar="SCOPE",
+        help=f"on Databricks: the secret scope that holds {HOST_SECRET} and {TOKEN_SECRET}",
+    )
+    parser.add_argument("--account-id", metavar="ID", help="with --secret-scope: synchronise this account's groups")
     options = parser.parse_args()
     logging.basicConfig(format="%(message)s")  # on stderr
     logging.getLogger("biocloud_assets").setLevel(logging.INFO)
@@ -411,6 +435,41 @@ def main() -> None:
         print(message, file=sys.stderr)
     if code:
         sys.exit(code)
+
+
+def _settings(options: argparse.Namespace) -> WorkspaceSettings:
+    """Return the settings of the process's environment, with what the options give instead."""
+    given: dict[str, Any] = {}
+    if options.groups is not None:
+        given["groups"] = options.groups
+    if options.secret_scope is not None:
+        suffix = "test" if options.environment == "development" else "prod"
+        secrets = _dbutils().secrets
+        given[f"host_{suffix}"] = secrets.get(options.secret_scope, HOST_SECRET)
+        given[f"token_{suffix}"] = SecretStr(secrets.get(options.secret_scope, TOKEN_SECRET))
+        given[f"account_id_{suffix}"] = options.account_id or ""
+    return WorkspaceSettings(**given)
+
+
+def _dbutils() -> Any:
+    """Return Databricks' utilities. Serverless compute has no environment variables, so secrets are read by them.
+
+    A script of a job has them as a global; the SDK, which every runtime has, offers them to modules:
+    https://docs.databricks.com/aws/en/dev-tools/sdk-python#use-databricks-utilities
+    """
+    script = sys.modules["__main__"]
+    if hasattr(script, "dbutils"):
+        return script.dbutils
+    if find_spec("dbruntime") is None:  # the package that only a Databricks runtime has; the SDK is elsewhere too
+        raise BiocloudError(
+            "--secret-scope",
+            expected="a Databricks cluster or serverless compute",
+            found="no Databricks runtime",
+            hint="Elsewhere, set DATABRICKS_HOST_<ENV> and DATABRICKS_TOKEN_<ENV>.",
+        )
+    from databricks.sdk.runtime import dbutils
+
+    return dbutils
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -434,7 +493,8 @@ def _run(options: argparse.Namespace) -> int:
             found=str(error.strerror), hint="Create its folder first, or choose another.",
         ) from None  # fmt: skip
     try:
-        report = sync_environment(options.environment, options.dry_run, options.allow_removals, update)
+        settings = _settings(options)
+        report = sync_environment(options.environment, options.dry_run, options.allow_removals, update, settings)
     except BiocloudError as error:
         write(f"# Group sync of {options.environment}\n\n{escape_markdown(str(error))}\n")
         raise

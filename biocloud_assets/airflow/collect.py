@@ -25,8 +25,10 @@ from biocloud_assets.curated.dsi.results import MANIFEST, OBSERVATION, RETENTION
 from biocloud_assets.environments import Environment, pinned
 from biocloud_assets.errors import ExportError
 from biocloud_assets.ingest.delivery_log import markers_path
-from biocloud_assets.launch.launcher import MAX_RETRIES, RETRY_DELAY_SECONDS
-from biocloud_assets.launch.script import ARGUMENTS_TAG, LIBRARIES_TAG, NOT_IN_AIRFLOW, SCRIPT_TAG, VARIABLES_TAG
+from biocloud_assets.launch.attempts import INFRASTRUCTURE_PAUSE, MAX_RUNS_PER_DAY
+from biocloud_assets.launch.launcher import REMOTE_MAX_RETRIES, REMOTE_RETRY_DELAY_SECONDS
+from biocloud_assets.launch.script import ARGUMENTS_TAG, LIBRARIES_TAG, NOT_IN_AIRFLOW, SCRIPT_TAG, SINGLE_NODE_TAG
+from biocloud_assets.launch.workspace import GitReference
 from biocloud_assets.raw import contract_of
 from biocloud_assets.schema import Contract
 from biocloud_assets.settings import Settings
@@ -78,6 +80,7 @@ def build_definitions(name: EnvironmentName) -> tuple[dg.Definitions, Settings]:
         scheduler_override="dagster",  # shows which schedules are running by default
         retention_days=None,
         launcher="none",
+        webhook_url=None,
         engine="databricks",
         lookback_days=defaults["lookback_days"].default,
         quiet_seconds=defaults["quiet_seconds"].default,
@@ -90,6 +93,7 @@ def collect(
     settings: Settings,
     *,
     branch: str,
+    commit: str | None = None,
     lock: Path = Path("uv.lock"),
 ) -> Export:
     """The export of all definitions.
@@ -98,6 +102,7 @@ def collect(
         definitions: those of the environment.
         settings: those that they were built with.
         branch: the branch whose code the DAGs run.
+        commit: the commit whose code they run, instead of the newest one of the branch.
         lock: the file uv.lock.
 
     Raises:
@@ -105,7 +110,7 @@ def collect(
         SettingsError: a library is not in uv.lock.
     """
     try:
-        return _Collector(definitions, settings, lock).export(branch)
+        return _Collector(definitions, settings, lock, branch, commit).export()
     except ValidationError as error:
         errors = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise _error("the Dagster definitions", "values that fit into a DAG", "; ".join(errors)) from None
@@ -139,8 +144,11 @@ def _fail(thing: str, expected: str, found: str) -> NoReturn:
 
 
 class _Collector:
-    def __init__(self, definitions: dg.Definitions, settings: Settings, lock: Path) -> None:
-        self.settings, self.lock = settings, lock
+    def __init__(
+        self, definitions: dg.Definitions, settings: Settings, lock: Path, branch: str, commit: str | None
+    ) -> None:
+        self.settings, self.lock, self.branch, self.commit = settings, lock, branch, commit
+        self.reference = GitReference("branch", branch) if commit is None else GitReference("commit", commit)
         self.repository = definitions.get_repository_def()
         self.graph = self.repository.asset_graph
         self.environment = settings.environment
@@ -158,9 +166,10 @@ class _Collector:
             (job for job in self.repository.get_all_jobs() if not job.name.startswith("__")), key=lambda job: job.name
         )
 
-    def export(self, branch: str) -> Export:
-        jobs = tuple(self.job(job) for job in self.jobs)
+    def export(self) -> Export:
+        jobs = [self.job(job) for job in self.jobs]
         dispatchers = tuple(self.sensors())
+        started = {dispatcher.starts for dispatcher in dispatchers}
         self.schedules()
         self.pools()
         self.assets()
@@ -173,13 +182,12 @@ class _Collector:
             )
         return Export(
             environment=self.name,
-            branch=branch,
-            git={"git_url": self.environment.git.url, "git_provider": self.environment.git.provider},
-            cluster=self.environment.new_cluster(),
+            branch=self.branch,
+            commit=self.commit,
             timeout_seconds=self.environment.timeout_seconds,
             start_timeout_seconds=self.environment.start_timeout_seconds,
             poll_seconds=self.environment.poll_seconds,
-            jobs=jobs,
+            jobs=tuple(dag.model_copy(update={"dispatched": dag.name in started}) for dag in jobs),
             dispatchers=dispatchers,
             mapping=tuple(self.mapping),
         )
@@ -248,17 +256,18 @@ class _Collector:
         """The task of some steps: of one with a script of its own, or of all that run by `run_step`."""
         ops = [_op(job, step) for step in steps]
         assets = _assets(steps)
-        libraries, variables = list(self.environment.libraries), {}
+        environment, libraries = self.environment, list(self.environment.libraries)
         if SCRIPT_TAG in ops[0].tags:
-            label = f"op {name} of {job.name}"
-            script = ops[0].tags[SCRIPT_TAG]
-            arguments = self.fill(label, json.loads(ops[0].tags[ARGUMENTS_TAG]), params)
-            libraries = sorted({*libraries, *json.loads(ops[0].tags[LIBRARIES_TAG])})
-            variables = json.loads(ops[0].tags[VARIABLES_TAG]).get(self.name, {})
+            label, tags = f"op {name} of {job.name}", ops[0].tags
+            script = tags[SCRIPT_TAG]
+            arguments = self.fill(label, json.loads(tags[ARGUMENTS_TAG]), params)
+            libraries = sorted({*libraries, *json.loads(tags[LIBRARIES_TAG])})
+            if json.loads(tags[SINGLE_NODE_TAG]):
+                environment, libraries = environment.single_node(), json.loads(tags[LIBRARIES_TAG])
             retries = self.retry_policy(job, steps[0], label)
         else:
             script, arguments = STEP_SCRIPT, self.step_arguments(job, steps, params)
-            retries = {"retries": MAX_RETRIES, "retry_delay": RETRY_DELAY_SECONDS, "exponential": True}
+            retries = {"retries": REMOTE_MAX_RETRIES, "retry_delay": REMOTE_RETRY_DELAY_SECONDS, "exponential": True}
         for step in steps:
             self.add("op", f"{step.node_handle} of {job.name}", f"task `{name}` of DAG `{job.name}`")
         keys: list[dg.AssetKey | dg.AssetCheckKey] = [*assets, *_checks(steps)]
@@ -269,10 +278,14 @@ class _Collector:
         return Task(
             name=name,
             description=" ".join(description.strip().partition("\n\n")[0].split()),
-            script=script,
-            arguments=tuple(arguments),
-            libraries=tuple(pinned(libraries, self.lock)),
-            variables=variables,
+            submission=environment.submission(
+                run_name=" ".join(filter(None, (job.name, name, _partition(params)))) + f" @ {self.reference}",
+                git_reference=self.reference.git_source,
+                task_key=name,
+                script=script,
+                parameters=arguments,
+                libraries=pinned(libraries, self.lock),
+            ),
             upstream=upstream,
             one_at_a_time=any(step.pool for step in steps),
             inlets=tuple(asset_uri(self.environment, address) for address in sorted(map(_address, reads))),
@@ -306,7 +319,7 @@ class _Collector:
         environment = self.environment
         locations = environment.locations(environment.landing_root, environment.lake_root, environment.curated_root)
         arguments = [*request.arguments(), *locations]
-        arguments += ["--orchestrator", "airflow", "--run-id", _RUN_ID]
+        arguments += ["--region", environment.region, "--orchestrator", "airflow", "--run-id", _RUN_ID]
         return [f"{option}={value}" for option, value in zip(arguments[::2], arguments[1::2], strict=True)]
 
     def fill(self, label: str, arguments: list[str], params: list[Param]) -> list[str]:
@@ -393,9 +406,7 @@ class _Collector:
         (schedule,) = found if len(found) == 1 else _fail(f"job {job.name}", "one schedule", f"{len(found)}")
         if not isinstance(schedule.cron_schedule, str):
             _fail(f"schedule {schedule.name}", "one cron schedule", str(schedule.cron_schedule))
-        return Schedule(
-            cron=schedule.cron_schedule, timezone=schedule.execution_timezone or "UTC", paused=_is_stopped(schedule)
-        )
+        return Schedule(cron=schedule.cron_schedule, timezone=schedule.execution_timezone or "UTC")
 
     def schedules(self) -> None:
         for schedule in sorted(self.repository.schedule_defs, key=lambda found: found.name):
@@ -410,7 +421,7 @@ class _Collector:
                     "schedule",
                     schedule.name,
                     f"`{schedule.cron_schedule}`, {schedule.execution_timezone or 'UTC'}, of DAG `{schedule.job_name}`"
-                    ", `catchup=False`" + (", paused when it is created" if _is_stopped(schedule) else ""),
+                    ", `catchup=False`, paused when it is created",
                 )
 
     @property
@@ -430,7 +441,9 @@ class _Collector:
                 continue
             minutes = max(_SHORTEST_INTERVAL_MINUTES, -(-(sensor.minimum_interval_seconds or 0) // 60))
             if self.airflow_schedules:
-                self.add("sensor", sensor.name, f"DAG `{sensor.name}`, every {minutes} minutes")
+                self.add(
+                    "sensor", sensor.name, f"DAG `{sensor.name}`, every {minutes} minutes, paused when it is created"
+                )
             else:
                 self.add("sensor", sensor.name, f"DAG `{sensor.name}`", self.dagster_schedules)
             yield Dispatcher(
@@ -440,15 +453,19 @@ class _Collector:
                 docs=self.docs(_assets(_steps(job))),
                 tags=("biocloud", "generated", self.name, contract.source),
                 starts=job.name,
-                schedule=Schedule(cron=f"*/{minutes} * * * *", paused=False) if self.airflow_schedules else None,
+                starts_task=_steps(job)[0].node_handle.name,
+                schedule=Schedule(cron=f"*/{minutes} * * * *") if self.airflow_schedules else None,
                 source=contract.source,
                 landing=_bucket_and_prefix(sensor.name, self.environment.landing_root),
                 markers=_bucket_and_prefix(sensor.name, self.environment.lake_root, markers_path(contract)),
                 folders=tuple(folder.name for folder in contract.folders),
+                not_before=self.settings.not_before,
                 lookback_days=self.settings.lookback_days,
                 quiet_seconds=max(self.settings.quiet_seconds, sensor.minimum_interval_seconds or 0),
                 max_listed=_LISTED_PER_RUN,
                 max_started=_STARTED_PER_RUN,
+                pause_seconds=INFRASTRUCTURE_PAUSE.total_seconds(),
+                max_runs_per_day=MAX_RUNS_PER_DAY,
             )
 
     # --- assets, checks, resources ---
@@ -513,6 +530,12 @@ def _address(key: dg.AssetKey) -> str:
     return key.to_user_string()
 
 
+def _partition(params: Iterable[Param]) -> str:
+    """The template of what a run is for: its delivery or its day."""
+    templates = {_DELIVERY_PARAM.name: _DELIVERY, _RUN_DATE_PARAM.name: _RUN_DATE}
+    return next((templates[param.name] for param in params), "")
+
+
 def _is_known(address: str) -> bool:
     """Whether `run_step` can make or check an asset."""
     return contract_of(address) is not None or address in {OBSERVATION, MANIFEST, RETENTION}
@@ -522,10 +545,6 @@ def _contract(job: dg.JobDefinition) -> Contract | None:
     """The contract of the source whose deliveries a job ingests; None if it ingests none."""
     contracts = [contract_of(_address(key)) for key in _assets(_steps(job))]
     return contracts[0] if contracts and all(one == contracts[0] for one in contracts) else None
-
-
-def _is_stopped(schedule: dg.ScheduleDefinition) -> bool:
-    return schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
 def _bucket_and_prefix(sensor: str, root: str, path: str = "") -> tuple[str, str]:

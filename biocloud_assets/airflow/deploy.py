@@ -3,7 +3,7 @@
     committed export  ── up to date? ──►  the export for the branch  ── parses? ──►  plan  ──►  uploads, removals
 
 The committed export is that of the default branch, so that a merge request shows what will change. What is uploaded is
-rendered for the branch that is deployed, so that Databricks runs that branch's code.
+rendered for the branch or the commit that is deployed, so that Databricks runs that code.
 
 A file belongs to the export if it has the two labels (S3's user-defined metadata) with which this module writes it: the
 environment and its own name, so that a copy under another name doesn't. Whether a file has changed is decided by its
@@ -28,8 +28,11 @@ _NAME_LABEL = "biocloud-file"
 
 EnvironmentName = Literal["development", "production"]
 
-Export = Callable[[EnvironmentName, str], Mapping[str, str]]
-"""Makes the export for an environment and a branch: its files by their paths below `airflow_export/<environment>`."""
+Export = Callable[[EnvironmentName, str, str | None], Mapping[str, str]]
+"""Makes the export for an environment, a branch and, if only one commit is to run, that commit.
+
+It returns the files by their paths below `airflow_export/<environment>`.
+"""
 
 Kind = Literal["new", "changed", "unchanged", "removed", "unmanaged"]
 
@@ -56,14 +59,14 @@ class Plan:
 
     Attributes:
         environment: the environment.
-        branch: the branch whose code the DAGs run.
+        code: the branch or the commit whose code the DAGs run.
         target: the folder in the bucket.
         files: the DAG files by their paths below the target.
         changes: one for each file before or after the deployment.
     """
 
     environment: str
-    branch: str
+    code: str
     target: DataLake
     files: Mapping[str, bytes]
     changes: tuple[Change, ...]
@@ -74,7 +77,12 @@ class Plan:
 
 
 def prepare(
-    environment: EnvironmentName, branch: str, target: DataLake, export: Export, committed: Path = EXPORT_ROOT
+    environment: EnvironmentName,
+    branch: str,
+    target: DataLake,
+    export: Export,
+    committed: Path = EXPORT_ROOT,
+    commit: str | None = None,
 ) -> Plan:
     """Plan a deployment. Nothing is written.
 
@@ -84,6 +92,7 @@ def prepare(
         target: the folder in the bucket.
         export: makes the export.
         committed: the folder of the committed export.
+        commit: the commit of the branch whose code the DAGs run; without it, that of the branch's newest commit.
 
     Raises:
         DeployError: the branch is not for this environment, the committed export is stale, a DAG doesn't parse, there
@@ -97,10 +106,12 @@ def prepare(
             found=branch,
             hint=f"Merge it first, or deploy it to development. On {DEFAULT_BRANCH}: --git-branch {DEFAULT_BRANCH}.",
         )
-    fresh = export(environment, DEFAULT_BRANCH)
+    fresh = export(environment, DEFAULT_BRANCH, None)
     _refuse_stale(environment, committed / environment, fresh)
-    files = dags(environment, fresh if branch == DEFAULT_BRANCH else export(environment, branch))
-    return Plan(environment, branch, target, files, _changes(environment, target, files))
+    is_committed = branch == DEFAULT_BRANCH and commit is None
+    files = dags(environment, fresh if is_committed else export(environment, branch, commit))
+    code = f"the branch {branch}" if commit is None else f"the commit {commit}"
+    return Plan(environment, code, target, files, _changes(environment, target, files))
 
 
 def dags(environment: str, exported: Mapping[str, str]) -> dict[str, bytes]:

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from biocloud_assets.environments import refuse_secrets
-
 DEFAULT_BRANCH = "main"
 """The branch for which the committed export is made, and the only one that is deployed to production."""
 
@@ -20,6 +18,7 @@ EXPORT_ROOT = Path("airflow_export")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$", description="an identifier that Airflow accepts")]
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://[^/]*/.*[^/]$", description="no trailing slash: Airflow cuts it off")]
 Branch = Annotated[str, Field(pattern=r"^[\w./+#@-]+$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -56,17 +55,15 @@ class RunDate(_Part):
 
 
 class Schedule(_Part):
-    """When a DAG runs.
+    """When a DAG runs. It is paused when it is created, so that a person decides when it begins.
 
     Attributes:
         cron: five fields.
         timezone: the time zone of the fields.
-        paused: whether the DAG is paused when it is created.
     """
 
     cron: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")]
     timezone: str = "UTC"
-    paused: bool
 
 
 class Task(_Part):
@@ -75,10 +72,8 @@ class Task(_Part):
     Attributes:
         name: the task's identifier.
         description: what it does.
-        script: the path in the repository of the script that it runs.
-        arguments: the arguments of the script, with Airflow's templates.
-        libraries: packages with their versions.
-        variables: environment variables of the cluster besides those of the environment.
+        submission: the body of `runs/submit`. Airflow's templates are in `run_name` and in the script's `parameters`;
+            everywhere else, `{{` stands for itself.
         upstream: the tasks that must have succeeded before.
         retries: how many tries follow the first one.
         retry_delay: the pause before the first retry, seconds.
@@ -90,10 +85,7 @@ class Task(_Part):
 
     name: Name
     description: str
-    script: str
-    arguments: tuple[str, ...]
-    libraries: tuple[str, ...]
-    variables: dict[str, str] = {}
+    submission: dict[str, Any]
     upstream: tuple[Name, ...] = ()
     retries: Annotated[int, Field(ge=0)] = 0
     retry_delay: Seconds = 0
@@ -102,14 +94,29 @@ class Task(_Part):
     inlets: tuple[Uri, ...] = ()
     outlets: tuple[Uri, ...] = ()
 
-    @model_validator(mode="after")
-    def _no_secret(self) -> Task:
-        refuse_secrets(f"task {self.name}", self.variables)
-        return self
+    @property
+    def parameters(self) -> list[str]:
+        """The arguments of the script."""
+        (task,) = self.submission["tasks"]
+        return list(task["spark_python_task"]["parameters"])
 
 
 class JobDag(_Part):
-    """The DAG of one Dagster job."""
+    """The DAG of one Dagster job.
+
+    Attributes:
+        name: its identifier, the name of the job.
+        description: what it does.
+        owner: the owners of its assets.
+        lineage: what it makes, in a sentence.
+        docs: the address of the page about it.
+        tags: for the list of DAGs.
+        params: the parameters of a run, besides the branch.
+        run_date: how a run computes its date if none is given.
+        schedule: when it runs by itself.
+        tasks: in topological order.
+        dispatched: whether a dispatcher starts its runs, and needs to know which of them may be repeated.
+    """
 
     name: Name
     description: str
@@ -121,6 +128,7 @@ class JobDag(_Part):
     run_date: RunDate | None = None
     schedule: Schedule | None = None
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    dispatched: bool = False
 
     @model_validator(mode="after")
     def _is_a_graph(self) -> JobDag:
@@ -144,15 +152,19 @@ class Dispatcher(_Part):
     Attributes:
         name: the DAG's identifier, the name of the sensor.
         starts: the DAG that it starts.
+        starts_task: the task of that DAG.
         schedule: when it looks; None if Airflow isn't the scheduler.
         source: the folder below the landing root that holds the deliveries.
         landing: the bucket and the prefix of the landing root; the prefix is empty or ends with a slash.
         markers: the bucket and the prefix of the markers of ingested deliveries; it ends with a slash.
         folders: the folders of a complete delivery.
+        not_before: the first day, yyyy-mm-dd, whose deliveries are looked for; "" for all.
         lookback_days: how many days before the newest ingested delivery a late one may be.
         quiet_seconds: for how long nothing in a complete delivery has changed.
         max_listed: of how many deliveries the files are listed in one run.
         max_started: how many runs are started in one run.
+        pause_seconds: the pause before a delivery is ingested again whose run failed because of the infrastructure.
+        max_runs_per_day: how many such runs of one delivery there are in 24 hours.
     """
 
     name: Name
@@ -161,15 +173,19 @@ class Dispatcher(_Part):
     docs: str
     tags: tuple[str, ...]
     starts: Name
+    starts_task: Name
     schedule: Schedule | None
     source: Name
     landing: tuple[str, str]
     markers: tuple[str, str]
     folders: Annotated[tuple[str, ...], Field(min_length=1)]
+    not_before: Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")] = ""
     lookback_days: Annotated[int, Field(ge=0)]
     quiet_seconds: Seconds
     max_listed: Annotated[int, Field(ge=1)]
     max_started: Annotated[int, Field(ge=1, le=1000)]  # Airflow maps a task to at most 1024
+    pause_seconds: Seconds
+    max_runs_per_day: Annotated[int, Field(ge=1)]
 
 
 class MappingRow(_Part):
@@ -193,8 +209,7 @@ class Export(_Part):
     Attributes:
         environment: its name.
         branch: the branch whose code runs.
-        git: `git_source` without the branch.
-        cluster: `new_cluster`.
+        commit: the commit whose code runs, instead of the newest one of the branch.
         timeout_seconds: for how long a run on Databricks may run once its cluster has started.
         start_timeout_seconds: for how long it may wait for its cluster.
         poll_seconds: the pause between two requests for the state of a run.
@@ -205,8 +220,7 @@ class Export(_Part):
 
     environment: Literal["development", "production"]
     branch: Branch
-    git: dict[str, str]
-    cluster: dict[str, Any]
+    commit: Commit | None = None
     timeout_seconds: int
     start_timeout_seconds: int
     poll_seconds: float

@@ -9,15 +9,18 @@ import difflib
 import re
 import subprocess
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from biocloud_assets.airflow.model import DEFAULT_BRANCH, Dispatcher, Export, JobDag, Task
+from biocloud_assets.airflow.model import DEFAULT_BRANCH, Dispatcher, Export, JobDag
 from biocloud_assets.errors import ExportError
-from biocloud_assets.run_step import NOT_RETRYABLE
+from biocloud_assets.launch.workspace import INFRASTRUCTURE_CODES, INFRASTRUCTURE_TYPES, UNKNOWN_CODES
+from biocloud_assets.run_step import NOT_RETRYABLE, RETRYABLE
+
+WEBHOOK_CONNECTION = "biocloud_webhook"
+"""The Airflow connection with the address to which the DAGs post a message about each failed task."""
 
 
 def render(export: Export) -> dict[str, str]:
@@ -107,14 +110,17 @@ def _templated(value: Any) -> Any:
     return value
 
 
-def _pypi(libraries: Sequence[str]) -> list[dict[str, Any]]:
-    return [{"pypi": {"package": library}} for library in libraries]
+def _templated_submission(submission: dict[str, Any]) -> dict[str, Any]:
+    """The body of a submission, of which Airflow renders `run_name` and the parameters of the script only."""
+    (task,) = submission["tasks"]
+    python = {"spark_python_task": task["spark_python_task"]}
+    return {
+        **{name: value if name == "run_name" else _templated(value) for name, value in submission.items()},
+        "tasks": [{**_templated({name: value for name, value in task.items() if name not in python}), **python}],
+    }
 
 
 def _job(export: Export, dag: JobDag) -> str:
-    def variables(task: Task) -> dict[str, str]:
-        return {**export.cluster.get("spark_env_vars", {}), **task.variables}
-
     return (
         _templates()
         .get_template("job.py.jinja")
@@ -122,11 +128,15 @@ def _job(export: Export, dag: JobDag) -> str:
             export=export,
             dag=dag,
             doc_md=_doc(export, dag.description, dag.owner, dag.lineage, dag.docs, f"the job `{dag.name}`"),
-            branch_option=_branch_option(export),
+            options=_options(export),
+            code=f"that of the branch {export.branch}" if export.commit is None else f"the commit {export.commit}",
+            retryable=RETRYABLE,
             not_retryable=NOT_RETRYABLE,
-            pypi=_pypi,
-            templated=_templated,
-            variables=variables,
+            infrastructure_types=sorted(INFRASTRUCTURE_TYPES),
+            infrastructure_codes=sorted(INFRASTRUCTURE_CODES),
+            unknown_codes=sorted(UNKNOWN_CODES),
+            webhook=WEBHOOK_CONNECTION,
+            templated=_templated_submission,
         )
     )
 
@@ -140,7 +150,8 @@ def _dispatcher(export: Export, dag: Dispatcher) -> str:
             export=export,
             dag=dag,
             doc_md=_doc(export, dag.description, dag.owner, lineage, dag.docs, f"the sensor `{dag.name}`"),
-            branch_option=_branch_option(export),
+            options=_options(export),
+            webhook=WEBHOOK_CONNECTION,
         )
     )
 
@@ -149,7 +160,10 @@ def _address(bucket_and_prefix: tuple[str, str]) -> str:
     return f"s3://{'/'.join(bucket_and_prefix)}"
 
 
-def _branch_option(export: Export) -> str:
+def _options(export: Export) -> str:
+    """The options of `biocloud airflow export` that make these files."""
+    if export.commit is not None:
+        return f" --git-commit {export.commit}"
     return "" if export.branch == DEFAULT_BRANCH else f" --git-branch {export.branch}"
 
 
@@ -194,7 +208,7 @@ def _format(name: str, source: str) -> str:
 
 def _mapping(export: Export) -> str:
     lines = [
-        f"<!-- Generated: uv run biocloud airflow export --env {export.environment}{_branch_option(export)} -->",
+        f"<!-- Generated: uv run biocloud airflow export --env {export.environment}{_options(export)} -->",
         "",
         f"# Dagster definitions and their counterparts in Airflow: {export.environment}",
         "",

@@ -28,7 +28,7 @@ class DeliveryState:
 
     Attributes:
         delivery: its name.
-        state: `arriving`, `complete`, `late`, `refused` or `ingested`.
+        state: `arriving`, `complete`, `late` (only a person ingests it), `refused` or `ingested`.
         reason: why it has that state.
     """
 
@@ -99,6 +99,13 @@ def states(settings: Settings, landing: DataLake, lake: DataLake, contract: Cont
             yield DeliveryState(name, "refused", reason)
         elif arrival.incomplete is not None:
             yield DeliveryState(name, "arriving", arrival.incomplete.removeprefix("arriving: "))
+        elif name < settings.not_before:
+            yield DeliveryState(
+                name,
+                "late",
+                f"before {settings.not_before}, the first day that `not_before` of {settings.env} allows, so no sensor "
+                f"takes it: biocloud ingest {name}",
+            )
         elif name <= start:
             yield DeliveryState(
                 name,

@@ -46,13 +46,14 @@ PARTITION_TAG = "dagster/partition"
 """Dagster's own run tag with the partition."""
 
 OUTCOME_TAG = "biocloud/outcome"
-"""A run tag: `refused` if the delivery of the run broke the contract."""
+"""A run tag: why the run failed, one of the values below; a run that was killed or terminated has none."""
 
 REASON_TAG = "biocloud/reason"
-"""A run tag: why the delivery of the run was refused, in a sentence."""
+"""A run tag: why the run failed, in a sentence."""
 
-REFUSED, NO_OUTCOME = "refused", "none"
-"""Values of the outcome: the delivery is refused; the run was executed again and hasn't refused it."""
+REFUSED, FAILED, INFRASTRUCTURE, NO_OUTCOME = "refused", "failed", "infrastructure", "none"
+"""Values of the outcome: the delivery breaks the contract; another error that a repetition can't help; the
+infrastructure has failed all tries; the run was executed again and hasn't failed yet."""
 
 FINGERPRINT_TAG = "biocloud/fingerprint"
 """A run tag: the fingerprint of the delivery's files for which the run was started."""
@@ -131,13 +132,15 @@ def run_step(
         raise refuse(context, str(error), Refusal(error.delivery, error.summary, error.fingerprint)) from error
     except dg.Failure as error:
         if error.allow_retries:
-            raise retry(context.retry_number, remote=remote) from error
-        raise
+            raise _retry(context, remote, error) from error
+        if OUTCOME_TAG in error.metadata:
+            raise
+        raise _failure(context, str(error.description), error.metadata) from error
     except Exception as error:
         if is_transient(error):
-            raise retry(context.retry_number, remote=remote) from error
+            raise _retry(context, remote, error) from error
         if isinstance(error, BiocloudError):
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise _failure(context, str(error)) from error
         if (found := storage_failure(error)) is not None:
             problem = LakeError(
                 lakehouse.lake_root,
@@ -145,8 +148,32 @@ def run_step(
                 found=found,
                 hint="Check the permissions and the space that is left.",
             )
-            raise dg.Failure(str(problem), allow_retries=False) from error
+            raise _failure(context, str(problem)) from error
         raise
+
+
+def _failure(context: Context, message: str, metadata: Mapping[str, Any] | None = None) -> dg.Failure:
+    """Note in the run's tags that a repetition can't help, and return the failure to raise."""
+    tags = failure_tags(FAILED, message)
+    tag_run(context.instance, context.run.run_id, tags)
+    return dg.Failure(message, metadata={**(metadata or {}), **tags}, allow_retries=False)
+
+
+def _retry(context: Context, remote: bool, error: Exception) -> dg.RetryRequested:
+    """Return the request to repeat the step; if there is no try left, note in the run's tags what has failed them."""
+    if context.retry_number >= (REMOTE_MAX_RETRIES if remote else MAX_RETRIES):
+        tag_run(context.instance, context.run.run_id, failure_tags(INFRASTRUCTURE, str(error)))
+    return retry(context.retry_number, remote=remote)
+
+
+def failure_tags(outcome: str, reason: str) -> dict[str, str]:
+    """The run tags of a failed run.
+
+    Args:
+        outcome: `FAILED` or `INFRASTRUCTURE`.
+        reason: the error; its first line is kept.
+    """
+    return {OUTCOME_TAG: outcome, REASON_TAG: reason.partition("\n")[0][:300]}
 
 
 def _start(context: Context, environment: str) -> None:

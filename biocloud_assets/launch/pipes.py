@@ -122,33 +122,23 @@ class PipesLauncher:
     def _submission(self, op: dg.OpExecutionContext, request: StepRequest, session: dg.PipesSession) -> dict[str, Any]:
         settings, environment = self._settings, self._settings.environment
         reference = workspace.git_reference(settings)
-        libraries = pinned(environment.libraries, Path("uv.lock"))
-        compute = environment.compute(libraries)
         parameters = [*request.arguments(), *self._locations(), "--region", environment.region]
         parameters += ["--orchestrator", "dagster", "--run-id", op.run.run_id]
-        if "new_cluster" in compute:
-            compute["new_cluster"]["spark_env_vars"] |= session.get_bootstrap_env_vars()
-        else:  # serverless compute has no environment variables
+        if environment.serverless is not None:  # it has no environment variables
             parameters += [part for pair in session.get_bootstrap_cli_arguments().items() for part in pair]
         key = str(op.op_handle)
         what = request.delivery or request.run_date or ""
-        return {
-            **environment.run_settings(libraries),
-            "run_name": f"{op.run.job_name} {key} {what}".strip() + f" @ {reference}",
-            "git_source": {
-                "git_url": environment.git.url,
-                "git_provider": environment.git.provider,
-                **reference.git_source,
-            },
-            "tasks": [
-                {
-                    **compute,
-                    "task_key": key.replace(".", "__"),
-                    "spark_python_task": {"python_file": STEP_SCRIPT, "source": "GIT", "parameters": parameters},
-                }
-            ],
-            "idempotency_token": workspace.idempotency_token(op.run.run_id, key, op.retry_number),
-        }
+        body = environment.submission(
+            run_name=f"{op.run.job_name} {key} {what}".strip() + f" @ {reference}",
+            git_reference=reference.git_source,
+            task_key=key.replace(".", "__"),
+            script=STEP_SCRIPT,
+            parameters=parameters,
+            libraries=pinned(environment.libraries, Path("uv.lock")),
+        )
+        if environment.serverless is None:
+            body["tasks"][0]["new_cluster"]["spark_env_vars"] |= session.get_bootstrap_env_vars()
+        return {**body, "idempotency_token": workspace.idempotency_token(op.run.run_id, key, op.retry_number)}
 
     def _locations(self) -> list[str]:
         settings = self._settings

@@ -28,7 +28,16 @@ from biocloud_assets.environments import Environment, pinned
 from biocloud_assets.errors import SettingsError, is_transient
 from biocloud_assets.launch import workspace
 from biocloud_assets.launch.cluster_setup import ClusterSetup
-from biocloud_assets.launch.launcher import PARTITION_TAG, REFUSAL_TAGS, retry, tag_run
+from biocloud_assets.launch.launcher import (
+    FAILED,
+    INFRASTRUCTURE,
+    PARTITION_TAG,
+    REFUSAL_TAGS,
+    REMOTE_MAX_RETRIES,
+    failure_tags,
+    retry,
+    tag_run,
+)
 from biocloud_assets.launch.workspace import Cause
 from biocloud_assets.settings import Settings
 from biocloud_assets.version import COMMIT_FILE, code_commit
@@ -144,15 +153,23 @@ class _Launcher(DatabricksPySparkStepLauncher):
                         name: str(failure.metadata[name].value) for name in REFUSAL_TAGS if name in failure.metadata
                     }
                     tag_run(step_context.instance, run.run_id, tags)
+                elif event.is_step_failure and step_context.previous_attempt_count >= REMOTE_MAX_RETRIES:
+                    # Only an error of the infrastructure is repeated as often.
+                    tag_run(step_context.instance, run.run_id, failure_tags(INFRASTRUCTURE, str(event.message)))
                 ended = ended or event.is_step_success or event.is_step_failure or event.is_step_up_for_retry
                 yield event
         except Exception as error:
             if ended:  # how the step ended is known, whatever then happened to its cluster
                 step_context.log.error(f"After the end of the step: {error}")
                 return
-            raise self._raised(error, step_context.previous_attempt_count) from error
+            raised = self._raised(error, step_context.previous_attempt_count)
+            if isinstance(raised, dg.Failure):
+                tag_run(step_context.instance, run.run_id, failure_tags(FAILED, str(error)))
+            elif raised.max_retries == REMOTE_MAX_RETRIES <= step_context.previous_attempt_count:
+                tag_run(step_context.instance, run.run_id, failure_tags(INFRASTRUCTURE, str(error)))
+            raise raised from error
 
-    def _raised(self, error: Exception, attempt: int) -> Exception:
+    def _raised(self, error: Exception, attempt: int) -> dg.Failure | dg.RetryRequested:
         """What is raised for an error before the step's end: a failure, or the request to repeat the step."""
         cause = error.cause if isinstance(error, _RunFailedError) else None
         if cause is Cause.INFRASTRUCTURE or is_transient(error):

@@ -176,8 +176,8 @@ class Cause(Enum):
 
 
 # databricks-sdk, `TerminationCodeCode`, explains each; `TerminationTypeType` says whose error it is.
-_INFRASTRUCTURE_TYPES = {"CLOUD_FAILURE", "INTERNAL_ERROR"}
-_INFRASTRUCTURE_CODES = {
+INFRASTRUCTURE_TYPES = {"CLOUD_FAILURE", "INTERNAL_ERROR"}
+INFRASTRUCTURE_CODES = {
     "CLOUD_FAILURE",
     "CLUSTER_ERROR",
     "CLUSTER_REQUEST_LIMIT_EXCEEDED",
@@ -191,7 +191,7 @@ _INFRASTRUCTURE_CODES = {
     "WORKSPACE_RUN_LIMIT_EXCEEDED",
 }
 # CANCELED is by the platform, which has a limit of time; by a person it is USER_CANCELED.
-_UNKNOWN_CODES = {"CANCELED", "LIBRARY_INSTALLATION_ERROR", "RUN_EXECUTION_ERROR"}
+UNKNOWN_CODES = {"CANCELED", "LIBRARY_INSTALLATION_ERROR", "RUN_EXECUTION_ERROR"}
 
 
 def has_ended(run: Run) -> bool:
@@ -207,6 +207,6 @@ def cause(run: Run) -> Cause:
     kind = details.type.value if details is not None and details.type is not None else ""
     if code == "USER_CANCELED":
         return Cause.PERMANENT
-    if kind in _INFRASTRUCTURE_TYPES or code in _INFRASTRUCTURE_CODES:
+    if kind in INFRASTRUCTURE_TYPES or code in INFRASTRUCTURE_CODES:
         return Cause.INFRASTRUCTURE
-    return Cause.UNKNOWN if code in _UNKNOWN_CODES else Cause.PERMANENT
+    return Cause.UNKNOWN if code in UNKNOWN_CODES else Cause.PERMANENT

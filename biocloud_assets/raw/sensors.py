@@ -1,7 +1,8 @@
 """The sensors of a source: one asks for a run of each new delivery, one reports what was ingested without Dagster.
 
 The delivery log says what is ingested; the tags of a run say for which files it was started and whether they were
-refused. A delivery whose run failed is requested again a few times, and a refused one as soon as its files change.
+refused. A delivery whose run the infrastructure has failed is requested again a few times a day, and a refused one as
+soon as its files change.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from biocloud_assets.ingest.delivery import delivery_path, discover
 from biocloud_assets.ingest.discovery import Arrival, list_arrivals, lookback_start
 from biocloud_assets.lake import DataLake
 from biocloud_assets.launch.attempts import Attempts
-from biocloud_assets.launch.launcher import FINGERPRINT_TAG, OUTCOME_TAG, PARTITION_TAG, REFUSED
+from biocloud_assets.launch.launcher import FINGERPRINT_TAG, PARTITION_TAG
 from biocloud_assets.launch.results import asset_key
 from biocloud_assets.launch.script import NOT_IN_AIRFLOW
 from biocloud_assets.raw.assets import Source
@@ -34,7 +35,7 @@ _LATE_LISTED_EVERY = timedelta(hours=1)
 
 
 class _Late(BaseModel):
-    """The deliveries before the look-back window that aren't ingested.
+    """The deliveries before the look-back window, or before `not_before`, that aren't ingested.
 
     Attributes:
         count: how many there are.
@@ -84,7 +85,7 @@ def build_delivery_sensor(source: Source, settings: Settings) -> dg.SensorDefini
         cursor = _read_cursor(context)
         landing = lakehouse.landing()
         ingested = delivery_log.ingested(lakehouse.tables(), contract)
-        start = lookback_start(ingested, settings.lookback_days)
+        start = max(settings.not_before, lookback_start(ingested, settings.lookback_days))
         names, _ = discover(landing, contract, start_after=start)
         pending = [name for name in names if name not in ingested]
         chosen, after = _choose(pending, cursor)
@@ -107,7 +108,12 @@ def build_delivery_sensor(source: Source, settings: Settings) -> dg.SensorDefini
             else:
                 requests.append(_request(arrival, attempts[delivery]))
         late = _list_late(landing, contract, ingested, start, cursor.late)
-        summary = _summary(notes, left=len(pending) - len(arrivals), late=late, lookback_days=settings.lookback_days)
+        why = (
+            f"before {start}, the first day that `not_before` allows"
+            if start == settings.not_before
+            else f"older than the look-back window of {settings.lookback_days} days"
+        )
+        summary = _summary(notes, left=len(pending) - len(arrivals), late=late, why_late=why)
         for note in summary if requests else ():
             context.log.info(note)
         return dg.SensorResult(
@@ -142,7 +148,7 @@ def _choose(pending: Sequence[str], cursor: _Cursor) -> tuple[list[str], str]:
 
 
 def _list_late(landing: DataLake, contract: Contract, ingested: set[str], start: str, known: _Late) -> _Late:
-    """The deliveries before the look-back window; their names are listed once an hour."""
+    """The deliveries at or before the start of a tick; their names are listed once an hour."""
     now = datetime.now(UTC)
     if not start or now - known.listed_at < _LATE_LISTED_EVERY:
         return known if start else _Late()
@@ -150,7 +156,7 @@ def _list_late(landing: DataLake, contract: Contract, ingested: set[str], start:
     return _Late(count=len(late), newest=max(late, default=""), listed_at=now)
 
 
-def _summary(notes: Sequence[str], *, left: int, late: _Late, lookback_days: int) -> list[str]:
+def _summary(notes: Sequence[str], *, left: int, late: _Late, why_late: str) -> list[str]:
     """What a tick says about the deliveries that it doesn't request."""
     summary = list(notes[:_NOTES_SHOWN])
     if len(notes) > _NOTES_SHOWN:
@@ -159,8 +165,7 @@ def _summary(notes: Sequence[str], *, left: int, late: _Late, lookback_days: int
         summary.append(f"{left:,} more deliveries are listed in the next ticks")
     if late.count:
         summary.append(
-            f"{late.count:,} older than the look-back window of {lookback_days} days, which no tick requests: "
-            f"`biocloud ingest {late.newest}` ingests one"
+            f"{late.count:,} {why_late}, which no tick requests: `biocloud ingest {late.newest}` ingests one"
         )
     return summary
 
@@ -185,10 +190,7 @@ def _attempts(instance: dg.DagsterInstance, arrivals: Sequence[Arrival]) -> dict
             delivery = record.dagster_run.tags[PARTITION_TAG]
             if record.dagster_run.tags.get(FINGERPRINT_TAG) == fingerprints.get(delivery):
                 found[delivery].append(record)
-    return {
-        delivery: Attempts(records, refused=any(r.dagster_run.tags.get(OUTCOME_TAG) == REFUSED for r in records))
-        for delivery, records in found.items()
-    }
+    return {delivery: Attempts(records) for delivery, records in found.items()}
 
 
 class _ExternalCursor(BaseModel):

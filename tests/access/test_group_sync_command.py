@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -327,3 +328,23 @@ def test_production_has_a_workspace_and_a_file_of_its_own(
     monkeypatch.setenv("DATABRICKS_TOKEN_PROD", TOKEN)
     assert run("production") == 0
     assert workspace.people("biologists") == {"bob@biocloud.example", ADMIN}
+
+
+def test_on_databricks_host_and_token_come_from_a_secret_scope(
+    workspace: DatabricksWorkspace, groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DATABRICKS_HOST_TEST", "DATABRICKS_TOKEN_TEST"):
+        monkeypatch.delenv(name)
+    kept = {("scope", "group-sync-host"): workspace.host, ("scope", "group-sync-token"): TOKEN}
+    utilities = SimpleNamespace(secrets=SimpleNamespace(get=lambda scope, key: kept[scope, key]))
+    monkeypatch.setattr(sys.modules["__main__"], "dbutils", utilities, raising=False)
+    monkeypatch.chdir(ROOT)
+    assert run("development", "--groups", str(groups), "--secret-scope", "scope") == 0
+    assert workspace.people("biologists") == {"ada@biocloud.example"}
+    shown = capsys.readouterr()
+    assert TOKEN not in shown.out + shown.err
+
+
+def test_a_secret_scope_elsewhere_is_wrong_use(groups: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("development", "--secret-scope", "scope") == 2
+    assert "--secret-scope: expected a Databricks cluster or serverless compute" in capsys.readouterr().err

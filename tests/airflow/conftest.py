@@ -135,24 +135,33 @@ class Site:
             "messages": f"{bucket}/messages",
         }
 
-    def export(self, branch: str = "main", quiet_seconds: float | None = None, **keys: Any) -> Export:
+    def export(self, branch: str = "main", commit: str | None = None, quick: bool = False, **keys: Any) -> Export:
         """Export the definitions for this environment into the DAG folder.
 
         Args:
             branch: the branch whose code the DAGs run.
-            quiet_seconds: for how long nothing in a complete delivery has changed; the default is that of the sensor.
-            keys: keys of the environment to change.
+            commit: the commit whose code they run instead.
+            quick: without pauses: before a retry, after a failed run, and before a delivery counts as complete.
+            keys: keys of the environment to change; None removes one.
         """
-        self.environment |= keys
+        self.environment = {name: value for name, value in {**self.environment, **keys}.items() if value is not None}
         file = self.root / "environments.yml"
         file.write_text(yaml.safe_dump({"development": self.environment, "production": self.environment}))
         self._patch.setenv("BIOCLOUD_ENVIRONMENTS", str(file))
         self._patch.chdir(ROOT)  # uv.lock has the versions of the libraries
         definitions, settings = collect.build_definitions("development")
-        export = collect.collect(definitions, settings, branch=branch)
-        if quiet_seconds is not None:
-            dispatchers = [dag.model_copy(update={"quiet_seconds": quiet_seconds}) for dag in export.dispatchers]
-            export = export.model_copy(update={"dispatchers": tuple(dispatchers)})
+        export = collect.collect(definitions, settings, branch=branch, commit=commit)
+        if quick:
+            dispatchers = [
+                dag.model_copy(update={"quiet_seconds": 0, "pause_seconds": 0}) for dag in export.dispatchers
+            ]
+            jobs = [
+                dag.model_copy(
+                    update={"tasks": tuple(task.model_copy(update={"retry_delay": 0}) for task in dag.tasks)}
+                )
+                for dag in export.jobs
+            ]
+            export = export.model_copy(update={"dispatchers": tuple(dispatchers), "jobs": tuple(jobs)})
         render.write(render.render(export), self.dags.parent)
         return export
 
@@ -195,8 +204,8 @@ class Deployed:
         done = self.airflow.airflow("dags", "reserialize")
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def test(self, dag: str, timeout: float = 600, **conf: str) -> Any:
-        return self.airflow.inside("test", dag, json.dumps(conf), timeout=timeout)
+    def test(self, dag: str, timeout: float = 600, run_id: str = "", **conf: str) -> Any:
+        return self.airflow.inside("test", dag, json.dumps(conf), run_id, timeout=timeout)
 
     def runs(self, dag: str) -> dict[str, Any]:
         """The runs of a DAG: state, configuration, and each task's state."""
@@ -252,5 +261,5 @@ def deployed(
 ) -> Deployed:
     databricks_workspace.repositories[GIT_URL] = code
     site = Site(tmp_path, monkeypatch, s3_root)
-    site.export(quiet_seconds=0)
+    site.export(quick=True)
     return Deployed(site, Airflow(version, tmp_path / "home", site.dags), databricks_workspace, s3_server)

@@ -1,7 +1,7 @@
 """Commands that the tests run in the environment of an Airflow, of any version and without this package.
 
 python -P inside.py parse            every DAG of the DAG folder as JSON, with errors and warnings
-python -P inside.py test DAG CONF    a run of one DAG, without a scheduler; each task's state
+python -P inside.py test DAG CONF ID a run of one DAG, without a scheduler; each task's state; the ID may be empty
 python -P inside.py runs DAG         the runs of a DAG, with each task's state
 python -P inside.py round_trip DAG   the edges of the DAG, after dagster-airflow has made a Dagster job of it
 """
@@ -90,7 +90,11 @@ def _task(task: Any) -> dict[str, Any]:
     return found
 
 
-def test(name: str, conf: str) -> dict[str, Any]:
+def test(name: str, conf: str, run_id: str) -> dict[str, Any]:
+    if run_id:
+        from airflow.models import DagRun
+
+        DagRun.generate_run_id = staticmethod(lambda *_, **__: run_id)  # `dag.test` takes none
     run = _bag().dags[name].test(run_conf=json.loads(conf) or None)
     return {"run_id": run.run_id, **runs(name)["runs"][run.run_id]}
 

@@ -31,10 +31,10 @@ class World:
         self.bucket, _, self.folder = prefix.removeprefix("s3://").partition("/")
         self.s3 = boto3.client("s3", endpoint_url=endpoint)
 
-    def export(self, environment: str, branch: str) -> Mapping[str, str]:
+    def export(self, environment: str, branch: str, commit: str | None = None) -> Mapping[str, str]:
         """As the export does: the DAGs, and beside them a file that isn't for Airflow."""
         dags = {
-            f"dags/{name}.py": f"environment, branch = {environment!r}, {branch!r}\n{code}\n"
+            f"dags/{name}.py": f"environment, code = {environment!r}, {commit or branch!r}\n{code}\n"
             for name, code in self.definitions.items()
         }
         return {**dags, "mapping.md": f"{len(dags)} DAGs\n"}
@@ -59,8 +59,15 @@ class World:
         lake._s3.meta.events.register("before-send.s3", note)  # type: ignore[attr-defined]
         return lake
 
-    def prepare(self, branch: str = DEFAULT_BRANCH, *, environment: str = ENVIRONMENT, **options: Any) -> Plan:
-        return deploy.prepare(environment, branch, self.target(**options), self.export, self.root)
+    def prepare(
+        self,
+        branch: str = DEFAULT_BRANCH,
+        *,
+        environment: str = ENVIRONMENT,
+        commit: str | None = None,
+        **options: Any,
+    ) -> Plan:
+        return deploy.prepare(environment, branch, self.target(**options), self.export, self.root, commit)
 
     def deploy(self, branch: str = DEFAULT_BRANCH, **options: Any) -> Plan:
         """Commit the export of the present definitions, and deploy it."""
@@ -78,9 +85,11 @@ class World:
         listed = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", ())
         return {o["Key"]: self.s3.get_object(Bucket=self.bucket, Key=o["Key"])["Body"].read() for o in listed}
 
-    def expected(self, branch: str = DEFAULT_BRANCH, environment: str = ENVIRONMENT) -> dict[str, bytes]:
+    def expected(
+        self, branch: str = DEFAULT_BRANCH, environment: str = ENVIRONMENT, commit: str | None = None
+    ) -> dict[str, bytes]:
         """What the bucket should hold for Airflow."""
-        exported = self.export(environment, branch)
+        exported = self.export(environment, branch, commit)
         return {
             f"{self.folder}/{path.removeprefix('dags/')}": text.encode()
             for path, text in exported.items()
@@ -230,6 +239,13 @@ def test_the_dags_carry_the_branch_that_is_deployed(world: World) -> None:
     assert world.objects() == world.expected("feature/x") != world.expected()
     world.deploy()
     assert world.objects() == world.expected()
+
+
+def test_the_dags_of_a_commit_carry_it_and_the_committed_export_is_still_that_of_the_branch(world: World) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    plan = world.deploy(commit=commit)
+    assert world.objects() == world.expected(commit=commit) != world.expected()
+    assert plan.code == f"the commit {commit}"
 
 
 def test_only_the_default_branch_goes_to_production(world: World) -> None:

@@ -240,3 +240,41 @@ def test_the_markers_are_those_of_the_delivery_log(site: Site, monkeypatch: pyte
         patch.setattr(delivery_log, "_replace", fail)
         delivery_log.remove(context, second)
     assert (site.dispatcher.ingested(), logged()) == (set(), {second})  # a marker never outlives its row
+
+
+def test_deliveries_before_the_first_day_are_left_to_a_person_as_by_the_sensor(site: Site) -> None:
+    names = ["2025-12-31-23:59:59", "2026-01-01-00:00:00", "2026-01-02-06:00:00"]
+    for name in names:
+        site.land(name)
+    site.dispatcher.names["NOT_BEFORE"] = "2026-01-01"
+    assert [name for name, _ in site.dispatcher.find_complete()[0]] == names[1:]
+    site.mark("2026-01-05-06:00:00")  # its look-back window begins before that day
+    assert [name for name, _ in site.dispatcher.find_complete()[0]] == names[1:]
+    site.mark("2026-02-01-00:00:00")  # and this one after it
+    assert [name for name, _ in site.dispatcher.find_complete()[0]] == names[2:]
+
+
+NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "run", "reason"),
+    [
+        ([], "2026-01-31__abc", None),
+        ([0.9], "", "a run failed a short while ago"),
+        ([1], "2026-01-31__abc__after_2026-02-01T11:00:00Z", None),
+        ([9, 5, 2], "2026-01-31__abc__after_2026-02-01T10:00:00Z", None),
+        ([20, 9, 5, 2], "", "4 runs have failed within a day"),
+        ([30, 25, 9, 5, 2], "2026-01-31__abc__after_2026-02-01T10:00:00Z", None),
+        ([100], "2026-01-31__abc__after_2026-01-28T08:00:00Z", None),
+    ],
+)
+def test_a_run_that_the_infrastructure_failed_is_repeated_after_an_hour_four_times_a_day(
+    site: Site, hours_ago: list[float], run: str, reason: str | None
+) -> None:
+    failures = [(NOW - timedelta(hours=hours)).isoformat() for hours in hours_ago]
+    name, why = site.dispatcher.names["next_run"]("2026-01-31", "abc", failures, NOW)
+    if reason is None:
+        assert (name, why) == (run, None)
+    else:
+        assert reason in why

@@ -10,7 +10,7 @@ import pytest
 
 from biocloud_assets.airflow import collect
 from biocloud_assets.airflow.model import Export
-from biocloud_assets.launch.launcher import MAX_RETRIES, RETRY_DELAY_SECONDS
+from biocloud_assets.launch.launcher import REMOTE_MAX_RETRIES, REMOTE_RETRY_DELAY_SECONDS
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from tests.airflow.conftest import VERSIONS, Airflow, Site
 
@@ -49,7 +49,9 @@ def test_each_job_is_one_task(parsed: tuple[Export, dict[str, Any]], jobs: dict[
 def test_a_step_is_retried_as_the_launcher_of_dagster_does(parsed: tuple[Export, dict[str, Any]]) -> None:
     dags = parsed[1]["dags"]
     for task in (dags["dsi_raw"]["tasks"]["ingest_dsi"], dags["dsi_curated"]["tasks"]["dsi_curated"]):
-        assert (task["retries"], task["retry_delay"], task["exponential"]) == (MAX_RETRIES, RETRY_DELAY_SECONDS, True)
+        assert (task["retries"], task["retry_delay"]) == (REMOTE_MAX_RETRIES, REMOTE_RETRY_DELAY_SECONDS)
+        assert task["exponential"]
+        assert sum(task["retry_delay"] * 2**retry for retry in range(task["retries"])) >= 30 * 60
         assert task["one_at_a_time"]
     assert dags["group_sync"]["tasks"]["sync_groups"]["retries"] == 0
 
@@ -68,7 +70,6 @@ def test_the_outlets_are_the_assets_of_the_job(parsed: tuple[Export, dict[str, A
 def test_schedules_are_those_of_dagster(parsed: tuple[Export, dict[str, Any]]) -> None:
     dags = parsed[1]["dags"]
     assert (dags["group_sync"]["cron"], dags["group_sync"]["timezone"]) == ("15 5 * * *", "UTC")
-    assert dags["group_sync"]["paused"] is True
     assert (dags["dsi_curated"]["cron"], dags["dsi_curated"]["timezone"]) == ("30 6 * * *", "UTC")
     assert dags["dsi_raw"]["cron"] is None
     assert dags["dsi_deliveries"]["cron"] == "*/5 * * * *"
@@ -78,18 +79,24 @@ def test_schedules_are_those_of_dagster(parsed: tuple[Export, dict[str, Any]]) -
         assert dag["start_date"].startswith("2026-01-01")
 
 
+def test_a_dag_that_runs_by_itself_is_paused_when_it_is_created(parsed: tuple[Export, dict[str, Any]]) -> None:
+    paused = {name: dag["paused"] for name, dag in parsed[1]["dags"].items()}
+    assert paused == {"dsi_raw": False, "dsi_curated": True, "group_sync": True, "dsi_deliveries": True}
+
+
 def test_a_run_needs_a_delivery_and_accepts_a_branch(parsed: tuple[Export, dict[str, Any]]) -> None:
     params = parsed[1]["dags"]["dsi_raw"]["params"]
     assert params["delivery"]["default"] is None
     assert params["delivery"]["schema"]["type"] == "string"
-    assert params["git_branch"]["default"] == "main"
+    assert params["git_branch"]["default"] is None
+    assert params["git_branch"]["schema"]["type"] == ["null", "string"]
 
 
 def test_a_task_submits_a_run_of_the_branch_on_the_pool(parsed: tuple[Export, dict[str, Any]]) -> None:
     task = parsed[1]["dags"]["dsi_raw"]["tasks"]["ingest_dsi"]
     (step,) = task["json"]["tasks"]
     assert step["new_cluster"]["instance_pool_id"]
-    assert task["json"]["git_source"]["git_branch"] == "{{ params.git_branch }}"
+    assert task["json"]["git_source"]["git_branch"] == "main"
     assert step["spark_python_task"]["python_file"] == "databricks/run_step.py"
     assert "--delivery={{ params.delivery }}" in step["spark_python_task"]["parameters"]
     assert all("==" in library["pypi"]["package"] for library in step["libraries"])

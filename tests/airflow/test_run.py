@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import requests
 
 from biocloud_assets.ingest.delivery_log import markers_path
 from biocloud_assets.lake import DataLake
-from biocloud_assets.launch.launcher import MAX_RETRIES
+from biocloud_assets.launch.launcher import REMOTE_MAX_RETRIES
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import land_bundled
 from biocloud_assets.schema import DELIVERY_COLUMN
-from tests.airflow.conftest import INSIDE, OLDEST_AND_NEWEST, REFUSED, Deployed
+from tests.airflow.conftest import INSIDE, OLDEST_AND_NEWEST, REFUSED, ROOT, Deployed
+from tests.databricks_workspace.fixture import GIT_URL
 from tests.databricks_workspace.runs import State
+from tests.databricks_workspace.server import POLICY_ID, POOL_ID, SPARK_VERSION
+from tests.repository import commit, git
 
 pytestmark = [
     pytest.mark.airflow,
@@ -30,6 +34,33 @@ pytestmark = [
 ]
 
 DELIVERY = "2020-07-10-06:00:00"
+
+
+def every_key(compute: str) -> dict[str, Any]:
+    """Keys of an environment, with which every optional one is set."""
+    keys: dict[str, Any] = {
+        "run_as": {"service_principal_name": "00000000-1111-2222-3333-444444444444"},
+        "viewers": [{"group_name": "engineers"}, {"user_name": "somebody@example.org"}],
+        "retention_days": 7,
+        "not_before": "2026-01-01",
+    }
+    if compute == "serverless":
+        return {**keys, "cluster": None, "serverless": {"environment_version": "4"}}
+    cluster = {
+        "spark_version": SPARK_VERSION,
+        "instance_pool_id": POOL_ID,
+        "driver_instance_pool_id": POOL_ID,
+        "policy_id": POLICY_ID,
+        "num_workers": 0,
+        "data_security_mode": "DATA_SECURITY_MODE_DEDICATED",
+        "instance_profile_arn": "arn:aws:iam::000000000000:instance-profile/biocloud",
+        "spark_conf": {"spark.sql.ansi.enabled": "true"},
+        "custom_tags": {"team": "biocloud"},
+        "log_delivery": "s3://logs/clusters",
+    }
+    return {**keys, "cluster": cluster, "package_index": "https://packages.example.org/simple"}
+
+
 OPTIONS = {"AWS_ALLOW_HTTP": "true"}
 
 
@@ -58,6 +89,7 @@ def test_a_step_gets_its_arguments_and_its_secrets(quick: Deployed) -> None:
         f"--lake-root={quick.lake.root}",
         f"--curated-root={quick.site.environment['curated_root']}",
         "--catalog=sail",
+        "--region=us-east-1",
         "--orchestrator=airflow",
         f"--run-id={run['run_id']}",
     } == set(printed["arguments"])
@@ -75,20 +107,37 @@ def test_the_curated_dag_publishes_the_day_of_the_run_in_one_step(quick: Deploye
     assert {*expected, "--run-date=2026-01-31", "--retention-days=30"} <= set(quick.printed()["arguments"])
 
 
-def test_a_run_that_fails_is_retried_as_often_as_dagster_retries_it(quick: Deployed) -> None:
+def test_a_cloud_without_capacity_is_tried_again_as_often_as_dagster_tries_it(quick: Deployed) -> None:
     quick.airflow.migrate()
-    quick.workspace.plan_run("fail", message="no capacity", task_key="ingest_dsi", times=MAX_RETRIES + 1)
+    quick.workspace.plan_run("no cluster", times=99)
     run = quick.test("dsi_raw", delivery=DELIVERY)
     assert run["state"] == "failed"
-    assert quick.clusters() == ["ingest_dsi"] * (MAX_RETRIES + 1)
-    assert "no capacity" in run["log"]
+    assert len(quick.workspace.runs) == REMOTE_MAX_RETRIES + 1
+    assert "AWS_INSUFFICIENT_INSTANCE_CAPACITY_FAILURE" in run["log"]
+
+
+def test_a_step_that_is_lost_without_a_reason_is_repeated_only_once(quick: Deployed) -> None:
+    quick.airflow.migrate()
+    quick.workspace.plan_run("fail", message="The Python kernel is unresponsive.", times=9)
+    run = quick.test("dsi_raw", delivery=DELIVERY)
+    assert run["state"] == "failed"
+    assert len(quick.workspace.runs) == 2
+    assert "kernel is unresponsive" in run["log"]
+
+
+def test_a_submission_that_databricks_refuses_is_not_repeated(quick: Deployed) -> None:
+    quick.site.export(quick=True, cluster={**quick.site.environment["cluster"], "instance_pool_id": "unknown"})
+    quick.airflow.migrate()
+    run = quick.test("dsi_raw", delivery=DELIVERY)
+    assert (run["state"], run["tasks"]["ingest_dsi"]["try"]) == ("failed", 1)
+    assert "Can't find an instance pool with id: unknown" in run["log"]
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["waiting", "deferred"])
 def test_an_error_that_a_retry_cannot_help_fails_the_task_at_once(quick: Deployed, deferrable: bool) -> None:
     quick.airflow.settings["AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"] = str(deferrable)
     # `dag.test()` of Airflow 2, unlike a worker, renders the templates of a task twice, which secrets don't survive.
-    quick.site.export(cluster={**quick.site.environment["cluster"], "spark_env_vars": {}})
+    quick.site.export(quick=True, cluster={**quick.site.environment["cluster"], "spark_env_vars": {}})
     quick.airflow.migrate()
     run = quick.test("dsi_raw", delivery=REFUSED)
     assert run["state"] == "failed"
@@ -153,17 +202,81 @@ def test_a_flaky_step_succeeds_on_its_second_try_with_a_run_of_its_own(quick: De
     assert quick.clusters() == ["ingest_dsi"] * 2
 
 
-def test_dags_that_are_deployed_from_a_branch_run_the_code_of_that_branch(quick: Deployed) -> None:
-    quick.site.export(branch="feature")
+def test_the_code_is_that_of_the_branch_or_the_commit_that_is_deployed_unless_a_run_names_another_branch(
+    quick: Deployed,
+) -> None:
+    head = git(quick.workspace.repositories[GIT_URL], "rev-parse", "main")
     quick.airflow.migrate()
+
+    def ran(**conf: str) -> tuple[str, str, dict[str, str]]:
+        run = quick.test("dsi_raw", delivery=DELIVERY, **conf)
+        assert run["state"] == "success", run["log"][-5000:]
+        body = list(quick.workspace.runs.values())[-1].body
+        return quick.printed()["branch"], body["run_name"], body["git_source"]
+
+    source = {"git_url": GIT_URL, "git_provider": "gitLab"}
+    name = f"dsi_raw ingest_dsi {DELIVERY} @"
+    quick.site.export(branch="feature")
+    assert ran() == ("feature", f"{name} feature", {**source, "git_branch": "feature"})
+    quick.site.export(commit=head)
+    assert ran() == ("main", f"{name} {head[:12]}", {**source, "git_commit": head})
+    assert ran(git_branch="feature") == ("feature", f"{name} feature", {**source, "git_branch": "feature"})
+
+
+@pytest.mark.parametrize("compute", ["cluster", "serverless"])
+def test_the_submission_has_every_key_of_the_environment_and_no_other(quick: Deployed, compute: str) -> None:
+    export = quick.site.export(quick=True, **every_key(compute))
+    quick.airflow.migrate()
+    quick.workspace.plan_run("fail", message="as planned", times=9)
     run = quick.test("dsi_raw", delivery=DELIVERY)
+    assert run["state"] == "failed"
+    (dag,) = [dag for dag in export.jobs if dag.name == "dsi_raw"]
+    text = json.dumps(_as_the_provider_sends(dag.tasks[0].submission))
+    for template, value in {"{{ params.delivery }}": DELIVERY, "{{ run_id }}": run["run_id"]}.items():
+        text = text.replace(template, value)
+    body = dict(next(iter(quick.workspace.runs.values())).body)
+    assert len(body.pop("idempotency_token")) == 64
+    assert body == json.loads(text)
+
+
+def _as_the_provider_sends(value: Any) -> Any:
+    """A body in which the provider has made each number a string, which Databricks accepts."""
+    if isinstance(value, dict):
+        return {name: _as_the_provider_sends(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_the_provider_sends(item) for item in value]
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def test_the_group_sync_needs_one_node_and_no_library_of_the_lake(quick: Deployed) -> None:
+    quick.workspace.secrets |= {"biocloud": {"group-sync-host": "https://example.org", "group-sync-token": "s3cr3t"}}
+    script = Path(quick.workspace.repositories[GIT_URL]) / "databricks/sync_groups.py"
+    script.write_text(
+        "import json, sys\n"
+        'found = dbutils.secrets.get("biocloud", "group-sync-host")\n'
+        'print("STEP", json.dumps({"arguments": sys.argv[1:], "host": found}))\n'
+    )
+    git(script.parent, "checkout", "--quiet", "main")
+    commit(script.parent, "Add a script")
+    quick.airflow.migrate()
+    run = quick.test("group_sync")
     assert run["state"] == "success", run["log"][-5000:]
-    assert quick.printed()["branch"] == "feature"
+    assert quick.printed() == {
+        "arguments": ["development", "--groups", "../groups", "--secret-scope", "biocloud"],
+        "host": "https://example.org",
+    }
+    (task,) = next(iter(quick.workspace.runs.values())).body["tasks"]
+    assert task["new_cluster"]["num_workers"] == "0"
+    assert "autoscale" not in task["new_cluster"]
+    assert {library["pypi"]["package"].split("==")[0] for library in task["libraries"]} == {
+        *("pydantic-settings", "pyyaml", "requests", "urllib3")
+    }
+    assert "s3cr3t" not in run["log"]
 
 
 def test_a_deferred_run_succeeds_with_its_output_in_the_log(quick: Deployed) -> None:
     quick.airflow.settings["AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"] = "True"
-    quick.site.export(cluster={**quick.site.environment["cluster"], "spark_env_vars": {}})
+    quick.site.export(quick=True, cluster={**quick.site.environment["cluster"], "spark_env_vars": {}})
     quick.airflow.migrate()
     quick.workspace.plan_run("slow", seconds=3, task_key="ingest_dsi")
     run = quick.test("dsi_raw", delivery=DELIVERY)
@@ -176,7 +289,7 @@ def test_a_deferred_run_succeeds_with_its_output_in_the_log(quick: Deployed) -> 
 def test_a_wrong_name_of_a_delivery_starts_nothing(quick: Deployed) -> None:
     quick.airflow.migrate()
     done = quick.airflow.call(
-        *(str(quick.airflow.python), "-P", str(INSIDE), "test", "dsi_raw", '{"delivery": "../other"}'), timeout=120
+        *(str(quick.airflow.python), "-P", str(INSIDE), "test", "dsi_raw", '{"delivery": "../other"}', ""), timeout=120
     )
     assert done.returncode != 0
     assert "../other" in done.stdout + done.stderr
@@ -221,6 +334,29 @@ def test_a_run_of_the_dispatcher_goes_on_where_the_last_one_ended(deployed: Depl
     for expected in (names[:2], names, names):
         assert deployed.test("dsi_deliveries")["state"] == "success"
         assert sorted(run["conf"]["delivery"] for run in deployed.runs("dsi_raw").values()) == expected
+
+
+def test_the_dispatcher_repeats_a_run_that_the_infrastructure_has_failed_and_no_other(quick: Deployed) -> None:
+    lost, refused = "2026-01-30-06:00:00", REFUSED
+    land(quick.landing, lost)
+    land(quick.landing, refused)
+    quick.prepare()
+
+    def dispatch() -> list[str]:
+        found = quick.test("dsi_deliveries")
+        assert found["state"] == "success", found["log"][-5000:]
+        return sorted(quick.runs("dsi_raw"))
+
+    first, second = dispatch()
+    quick.workspace.plan_run("no cluster", times=REMOTE_MAX_RETRIES + 1)
+    assert quick.test("dsi_raw", run_id=second, delivery=lost)["state"] == "failed"
+    assert quick.test("dsi_raw", run_id=first, delivery=refused)["state"] == "failed"
+    found = dispatch()
+    assert found[:2] == [first, second]
+    (repetition,) = found[2:]
+    assert repetition.startswith(f"{second}__after_")
+    assert quick.runs("dsi_raw")[repetition]["conf"] == {"delivery": lost}
+    assert dispatch() == found  # it is waiting, and isn't started twice
 
 
 def test_a_refused_delivery_fails_its_task_at_once_with_its_violations_in_the_log(deployed: Deployed) -> None:
@@ -274,3 +410,19 @@ def rows(lake: DataLake, path: str) -> list[Any]:
     """All rows of a table, in a fixed order."""
     table = deltalake.DeltaTable(lake.uri(path), storage_options=OPTIONS if "://" in lake.root else None)
     return sorted(repr(sorted(row.items())) for row in table.to_pyarrow_table().to_pylist())
+
+
+def test_history_is_queued_by_the_command_of_the_docs_and_each_delivery_once(quick: Deployed) -> None:
+    text = (ROOT / "docs/airflow.md").read_text()
+    command = text.partition("<!-- tested: history -->\n```bash\n")[2].partition("```")[0]
+    assert "airflow dags trigger" in command
+    names = ["2020-07-10-06:00:00", "2020-08-19-06:00:00"]
+    (quick.airflow.home / "history.txt").write_text("\n".join(names) + "\n")
+    quick.prepare()
+    first = quick.airflow.call("bash", "-e", "-c", command, timeout=300)
+    assert first.returncode == 0, first.stdout + first.stderr
+    quick.airflow.call("bash", "-c", command, timeout=300)
+    runs = quick.runs("dsi_raw")
+    assert {run_id: (run["state"], run["conf"]) for run_id, run in runs.items()} == {
+        f"history__{name}": ("queued", {"delivery": name}) for name in names
+    }

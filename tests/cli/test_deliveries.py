@@ -69,6 +69,21 @@ def test_each_delivery_has_a_state_and_a_reason(settings: Settings) -> None:
     }
 
 
+def test_deliveries_before_the_first_day_of_the_environment_are_left_to_a_person(settings: Settings) -> None:
+    settings.__dict__["not_before"] = "2026-03-02"
+    before, after = "2026-03-01-23:59:59", "2026-03-02-00:00:00"
+    for name in (before, after):
+        write(Path(settings.landing), name)
+    assert states(settings) == {
+        before: (
+            "late",
+            "before 2026-03-02, the first day that `not_before` of local allows, so no sensor takes it: "
+            f"biocloud ingest {before}",
+        ),
+        after: ("complete", "not ingested yet"),
+    }
+
+
 def test_a_refusal_counts_as_long_as_the_files_are_those_that_were_refused(settings: Settings) -> None:
     path = write(Path(settings.landing))
     fingerprint = list_delivery(DataLake.at(settings.landing), CONTRACT, DELIVERY).fingerprint

@@ -15,6 +15,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 
 from biocloud_assets.launch import launcher as launching
+from biocloud_assets.launch.launcher import FAILED, INFRASTRUCTURE, OUTCOME_TAG, REASON_TAG
 from tests.ingest.deliveries import DELIVERY
 from tests.launch.conftest import DELIVERIES, FIRST_DELAY_SECONDS, LAUNCHERS, ROOT, Site
 from tests.launch.test_launch import SENSOR, everything, rows
@@ -34,6 +35,8 @@ def test_a_cloud_without_capacity_is_tried_again_for_more_than_half_an_hour(
     assert sum(delays) / launching.REMOTE_RETRY_DELAY_SECONDS * FIRST_DELAY_SECONDS >= 30 * 60
     assert len(site.workspace.runs) == len(delays) + 1
     assert all(run.tasks[0].state.is_final for run in site.workspace.runs.values())
+    assert result.run.tags[OUTCOME_TAG] == INFRASTRUCTURE
+    assert result.run.tags[REASON_TAG]
 
 
 @pytest.mark.timeout(300)
@@ -74,6 +77,7 @@ def test_a_script_that_is_lost_without_a_reason_is_repeated_only_once(
     result = site.run(instance, DELIVERY, launcher, SENSOR)
     assert not result.success
     assert len(site.workspace.runs) == 2
+    assert OUTCOME_TAG not in result.run.tags
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -84,6 +88,8 @@ def test_a_submission_that_databricks_refuses_is_not_repeated(
     result = site.run(instance, DELIVERY, launcher, SENSOR)
     assert "Can't find an instance pool with id: unknown" in result.errors
     assert result.retries == 0
+    assert result.run.tags[OUTCOME_TAG] == FAILED
+    assert "Can't find an instance pool" in result.run.tags[REASON_TAG]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import dagster as dg
 import pytest
 from databricks.sdk import WorkspaceClient
 
+from biocloud_assets.airflow import collect
 from biocloud_assets.errors import SettingsError
 from biocloud_assets.launch.workspace import git_reference, idempotency_token
+from biocloud_assets.run_step import _parser, _request
 from biocloud_assets.settings import Settings
 from tests.databricks_workspace.server import POLICY_ID, POOL_ID, SPARK_VERSION
 from tests.ingest.deliveries import DELIVERY
@@ -82,6 +85,50 @@ def test_every_key_of_an_environment_reaches_the_run(site: Site, instance: dg.Da
     assert cluster["custom_tags"] == {"team": "biocloud", "ResourceClass": "SingleNode"}
     assert cluster["data_security_mode"] == "DATA_SECURITY_MODE_DEDICATED"
     assert cluster["cluster_log_conf"] == {"s3": {"destination": "s3://logs/clusters", "region": REGION}}
+
+
+@pytest.mark.parametrize("compute", ["cluster", "serverless"])
+def test_an_exported_dag_submits_what_dagster_submits(site: Site, instance: dg.DagsterInstance, compute: str) -> None:
+    site.configure(landing_root="s3://example/in", lake_root="s3://example/lake", curated_root="s3://example/curated")
+    site.configure(run_as={"user_name": "a@example.org"}, viewers=[{"group_name": "engineers"}], retention_days=7)
+    if compute == "serverless":
+        site.configure(cluster=None, serverless={"environment_version": "4"})
+    else:
+        site.configure(package_index="https://packages.example.org/simple")
+        site.configure(
+            cluster={
+                "spark_version": SPARK_VERSION,
+                "instance_pool_id": POOL_ID,
+                "policy_id": POLICY_ID,
+                "num_workers": 0,
+                "instance_profile_arn": "arn:aws:iam::000000000000:instance-profile/biocloud",
+                "spark_conf": {"spark.sql.ansi.enabled": "true"},
+                "spark_env_vars": {"A_TOKEN": "{{secrets/scope/key}}"},
+                "log_delivery": "s3://logs/clusters",
+            }
+        )
+    site.workspace.secrets = {"scope": {"key": "value"}}
+    site.workspace.plan_run("fail", message="as planned", times=9)
+    assert not site.run(instance, DELIVERY, "pipes").success
+    launched = site.workspace.show_requests("/jobs/runs/submit")[0]["body"]
+    own, settings = collect.build_definitions("development")
+    (dag,) = [dag for dag in collect.collect(own, settings, branch="main").jobs if dag.name == "dsi_raw"]
+    exported = json.loads(json.dumps(dag.tasks[0].submission).replace("{{ params.delivery }}", DELIVERY))
+    assert comparable(exported) == comparable(launched)
+
+
+def comparable(body: dict[str, Any]) -> dict[str, Any]:
+    """A submission without what differs between two runs and between orchestrators."""
+    body = {name: value for name, value in body.items() if name != "idempotency_token"}
+    (task,) = body["tasks"]
+    variables = task.get("new_cluster", {}).get("spark_env_vars", {})
+    for name in [name for name in variables if name.startswith("DAGSTER_PIPES_")]:
+        del variables[name]
+    given = _parser().parse_args(task["spark_python_task"].pop("parameters"))
+    request = _request(given)
+    differing = ("asset", "check", "orchestrator", "run_id", "dagster_pipes_context", "dagster_pipes_messages")
+    options = {name: value for name, value in vars(given).items() if name not in differing}
+    return {**body, "options": options, "assets": set(request.assets), "checks": set(request.checks)}
 
 
 @pytest.mark.parametrize(

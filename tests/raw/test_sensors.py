@@ -23,7 +23,14 @@ from deltalake.transaction import AddAction
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.ingest.delivery import format_name, list_delivery
 from biocloud_assets.lake import DataLake
-from biocloud_assets.launch.launcher import FINGERPRINT_TAG, OUTCOME_TAG, PARTITION_TAG, REFUSED
+from biocloud_assets.launch.launcher import (
+    FAILED,
+    FINGERPRINT_TAG,
+    INFRASTRUCTURE,
+    OUTCOME_TAG,
+    PARTITION_TAG,
+    REFUSED,
+)
 from biocloud_assets.launch.results import asset_key
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.resources import LakehouseResource
@@ -339,6 +346,35 @@ def test_after_three_failed_runs_a_person_decides(world: World) -> None:
     assert world.requested(ticks=3) == []
 
 
+def test_a_run_that_the_infrastructure_failed_is_repeated_after_an_hour_four_times_a_day(world: World) -> None:
+    world.land()
+    world.tick()
+    failed = {"tags": {OUTCOME_TAG: INFRASTRUCTURE}}
+    world.run(DagsterRunStatus.FAILURE, ago=timedelta(minutes=59), **failed)
+    assert world.tick().skip_message == f"{DELIVERY}: a run failed a short while ago"
+
+    world.instance.wipe()
+    world.tick()
+    for hours in (40, 30, 23, 9, 2):
+        assert len(world.tick().run_requests) == 1
+        world.run(DagsterRunStatus.FAILURE, ago=timedelta(hours=hours), **failed)
+    (request,) = world.tick().run_requests
+    assert request.run_key == f"{DELIVERY}/{world.fingerprint()}/5"
+    world.run(DagsterRunStatus.FAILURE, ago=timedelta(minutes=61), **failed)
+    assert world.tick().skip_message == f"{DELIVERY}: 4 runs were failed by the infrastructure within a day"
+
+
+def test_a_run_that_failed_for_a_reason_that_stays_is_not_repeated(world: World) -> None:
+    world.land()
+    world.tick()
+    world.run(DagsterRunStatus.FAILURE, ago=LONG_AGO, tags={OUTCOME_TAG: FAILED})
+    assert world.tick().skip_message == (
+        f"{DELIVERY}: a run failed, and a repetition can't help; start one by hand when the cause is removed"
+    )
+    world.run(DagsterRunStatus.FAILURE, ago=timedelta(hours=2), tags={OUTCOME_TAG: INFRASTRUCTURE})
+    assert len(world.tick().run_requests) == 1  # a person has started another one since
+
+
 def test_failed_runs_for_other_files_of_the_delivery_do_not_count(world: World) -> None:
     path = world.land()
     for _ in range(3):
@@ -421,6 +457,21 @@ def test_the_window_is_a_setting(tmp_path: Path, instance: dg.DagsterInstance, r
     world.land("2026-01-29-06:00:00")
     world.land("2026-01-29-06:00:01")
     assert world.requested(ticks=2) == ["2026-01-29-06:00:01"]
+
+
+def test_deliveries_before_the_first_day_of_the_environment_are_left_to_a_person(world: World) -> None:
+    settings = Settings()
+    settings.__dict__["not_before"] = "2026-01-01"
+    world.repository = build_definitions(settings).get_repository_def()
+    world.sensor = world.repository.get_sensor_def("dsi_deliveries")
+    for name in ("2025-12-30-06:00:00", "2025-12-31-23:59:59", "2026-01-01-00:00:00"):
+        world.land(name)
+    assert world.requested(ticks=2) == ["2026-01-01-00:00:00"]
+    world.log("2026-01-01-00:00:00")
+    assert world.tick().skip_message == (
+        "2 before 2026-01-01, the first day that `not_before` allows, which no tick requests: "
+        "`biocloud ingest 2025-12-31-23:59:59` ingests one"
+    )
 
 
 def test_the_window_is_before_the_newest_ingested_delivery_and_not_before_an_open_one(world: World) -> None:

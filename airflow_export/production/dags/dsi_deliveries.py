@@ -9,7 +9,11 @@ biocloud_assets/ingest/discovery.py; a test compares both on the same files.
 """
 
 import hashlib
+import html
+import json
+import logging
 import re
+import threading
 from datetime import datetime, timedelta, timezone
 
 import pendulum
@@ -22,22 +26,32 @@ except ImportError:  # Airflow 2
     from airflow.decorators import task
     from airflow.operators.trigger_dagrun import TriggerDagRunOperator
 
+try:  # Airflow 3.1 or later
+    from airflow.sdk.exceptions import AirflowNotFoundException
+except ImportError:
+    from airflow.exceptions import AirflowNotFoundException
+
 try:  # Airflow 3.0 makes this class without the description of the cron schedule, which is slow to compute
     from airflow.sdk import CronTriggerTimetable
 except ImportError:
     from airflow.timetables.trigger import CronTriggerTimetable
 
-STARTS = "dsi_raw"
+STARTS, STARTED_TASK = "dsi_raw", "ingest_dsi"
 SOURCE = "dsi"
 FOLDERS = ["algorithm", "sensor", "sensor_deployment", "sensor_media_item", "analysis_group_result"]
 LANDING_BUCKET = "example-dsi-production"
 LANDING_PREFIX = ""  # below it: <source>/<delivery>/<folder>/*.parquet
 MARKERS_BUCKET = "example-lake-production"
 MARKERS_PREFIX = "_files/ingested/dsi/"  # below it: <delivery>, for each ingested delivery
+NOT_BEFORE = ""  # the first day whose deliveries are looked for
 LOOKBACK = timedelta(days=30)  # how much older than the newest ingested delivery a late one may be
 QUIET = timedelta(seconds=60)  # for how long nothing in a complete delivery has changed
 MAX_LISTED = 60  # deliveries whose files one run lists; the next run goes on after them
 MAX_STARTED = 20
+PAUSE = timedelta(seconds=3600)  # before a run that the infrastructure has failed is repeated
+MAX_RUNS_PER_DAY = 4  # of one delivery, if they fail because of the infrastructure
+WEBHOOK = "biocloud_webhook"  # the connection for messages about failed tasks; without it, none is posted
+POST_SECONDS = 10
 
 NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{2}:[0-9]{2}:[0-9]{2}")
 NAME_FORMAT = "%Y-%m-%d-%H:%M:%S"
@@ -68,12 +82,12 @@ def ingested(s3):
 def lookback_start(done, now):
     """Return the name after which deliveries are looked for."""
     if not done:
-        return ""
+        return NOT_BEFORE
     newest = min(max(done), now.strftime(NAME_FORMAT))  # a name in the future doesn't move the window
     try:
-        return (time_of(newest) - LOOKBACK).strftime(NAME_FORMAT).rjust(19, "0")
+        return max(NOT_BEFORE, (time_of(newest) - LOOKBACK).strftime(NAME_FORMAT).rjust(19, "0"))
     except OverflowError:
-        return ""
+        return NOT_BEFORE
 
 
 def discover(s3, start_after):
@@ -126,6 +140,63 @@ def find_complete(s3, after, now):
     return complete, last if last and last < pending[-1] else ""
 
 
+def next_run(delivery, fingerprint, failures, now):
+    """Return the name of the run for a delivery, and why it isn't started now.
+
+    `failures` are the times of earlier runs for the same files that the infrastructure has failed. A run has the name
+    of the files, and a repetition also that of the failure which it repeats, so that each exists only once.
+    """
+    name, times = f"{delivery}__{fingerprint}", sorted(map(datetime.fromisoformat, failures))
+    if not times:
+        return name, None
+    if now - times[-1] < PAUSE:
+        return name, f"a run failed a short while ago, at {times[-1]}"
+    if len([time for time in times if now - time < timedelta(days=1)]) >= MAX_RUNS_PER_DAY:
+        return name, f"{MAX_RUNS_PER_DAY} runs have failed within a day"
+    return f"{name}__after_{times[-1].strftime('%Y-%m-%dT%H:%M:%SZ')}", None
+
+
+def post_failure(context):
+    """Post a message about a task that has failed, if Airflow has the connection; the task's state stays as it is."""
+    from urllib.error import HTTPError  # here, as the file is parsed every few seconds
+    from urllib.request import Request, urlopen
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    try:
+        connection = S3Hook.get_connection(WEBHOOK)
+    except AirflowNotFoundException:
+        return
+    ti, answer = context["ti"], ["no answer"]
+    text = (
+        f"production: task {ti.task_id} of DAG {ti.dag_id} failed, run {ti.run_id}\n"
+        f"{str(context.get('exception'))[:1000]}\n{getattr(ti, 'log_url', '')}"
+    )
+    # As the provider for Slack builds the address: the password is the secret part of its path.
+    base = connection.host or "hooks.slack.com/services"
+    base = base if "://" in base else f"{connection.schema or 'https'}://{base}"
+    address = f"{base}:{connection.port}" if connection.port else base
+    request = Request(
+        f"{address.rstrip('/')}/{connection.password.lstrip('/')}" if connection.password else address,
+        data=json.dumps({"text": html.escape(text, quote=False)}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+
+    def post():
+        try:
+            with urlopen(request, timeout=POST_SECONDS) as response:
+                answer[0] = response.status
+        except HTTPError as error:
+            answer[0] = error.code
+        except Exception as error:  # only its class: the text may hold the address, which is secret
+            answer[0] = type(error).__name__
+
+    thread = threading.Thread(target=post, daemon=True)
+    thread.start()
+    thread.join(POST_SECONDS)
+    level = logging.INFO if answer[0] == 200 else logging.WARNING
+    logging.getLogger(__name__).log(level, "The message to the connection %s: %s", WEBHOOK, answer[0])
+
+
 with DAG(
     dag_id="dsi_deliveries",
     description="Start dsi_raw for each new complete delivery in the landing zone, once.",
@@ -140,7 +211,7 @@ with DAG(
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,
+    is_paused_upon_creation=True,  # a person decides when it begins
     dagrun_timeout=timedelta(minutes=30),
     tags=["biocloud", "generated", "production", "dsi"],
     default_args={
@@ -148,6 +219,7 @@ with DAG(
         "retries": 2,
         "retry_delay": timedelta(seconds=10),
         "execution_timeout": timedelta(minutes=10),
+        "on_failure_callback": post_failure,
     },
 ) as dag:
 
@@ -156,15 +228,26 @@ with DAG(
         """Find complete deliveries that aren't ingested."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # here, as the file is parsed every few seconds
 
-        s3 = S3Hook(aws_conn_id="aws_default").get_conn()
+        s3, now = S3Hook(aws_conn_id="aws_default").get_conn(), datetime.now(timezone.utc)
         after = ti.xcom_pull(task_ids="find_new", key="after", include_prior_dates=True, map_indexes=-1) or ""
-        complete, after = find_complete(s3, after, datetime.now(timezone.utc))
+        complete, after = find_complete(s3, after, now)
         ti.xcom_push(key="after", value=after)
-        # A delivery whose files have changed has another fingerprint, and so a new run.
-        return [
-            {"trigger_run_id": f"{delivery}__{fingerprint}", "conf": {"delivery": delivery}}
-            for delivery, fingerprint in complete
-        ]
+        runs = []
+        for delivery, fingerprint in complete:
+            failures = ti.xcom_pull(
+                dag_id=STARTS,
+                task_ids=STARTED_TASK,
+                key=f"failures_{delivery}__{fingerprint}",
+                include_prior_dates=True,
+                map_indexes=-1,
+            )
+            # A delivery whose files have changed has another fingerprint, and so a new run.
+            run_id, reason = next_run(delivery, fingerprint, failures or [], now)
+            if reason:
+                print(f"{delivery}: {reason}")
+            else:
+                runs.append({"trigger_run_id": run_id, "conf": {"delivery": delivery}})
+        return runs
 
     TriggerDagRunOperator.partial(
         task_id="start_dsi_raw",
