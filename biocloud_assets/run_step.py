@@ -20,6 +20,7 @@ from biocloud_assets.errors import DeliveryRefusedError, SettingsError, is_trans
 from biocloud_assets.ingest.context import open_context
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.lake import DataLake
+from biocloud_assets.maintenance.step import maintenance_step
 from biocloud_assets.raw import contract_of
 from biocloud_assets.settings import Engine, Settings, set_region
 from biocloud_assets.steps import STEP_SCRIPT, RunInfo, StepRequest, StepResult, log_results, to_message
@@ -58,7 +59,7 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
     """Run a step in this process.
 
     Args:
-        request: assets and checks of one source, or assets of the curated layer.
+        request: assets and checks of one source, or assets of the curated layer, or the maintenance.
         roots: where it reads and writes.
         run: the run that the step belongs to.
 
@@ -67,8 +68,11 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
 
     Raises:
         SettingsError: nothing is asked for, an address belongs to no source, or several sources are mixed.
-        BiocloudError: as `ingest_step` and `curated_step` say.
+        BiocloudError: as `ingest_step`, `curated_step` and `maintenance_step` say.
     """
+    if request.maintain:
+        yield from _maintenance_step(request, roots)
+        return
     if not request.assets and not request.checks:
         raise SettingsError(
             STEP_SCRIPT, expected="--asset or --check", found="neither", hint="Name what to materialise."
@@ -97,6 +101,24 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
     yield from ingest_step(context, request, run)
 
 
+def _maintenance_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
+    if request.assets or request.checks:
+        raise SettingsError(
+            STEP_SCRIPT,
+            expected="--maintain, which is for all tables, without --asset and --check",
+            found=", ".join((*request.assets, *request.checks)),
+            hint="Run two steps.",
+        )
+    lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
+    yield from maintenance_step(roots.engine, lambda: _session(roots), lake, request)
+
+
+def _session(roots: Roots) -> SparkSession:
+    from biocloud_assets.spark.session import get_session
+
+    return get_session(roots.engine, s3_endpoint=roots.s3_endpoint)
+
+
 def _curated_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
     if roots.curated is None:
         raise SettingsError(
@@ -106,14 +128,9 @@ def _curated_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
             hint=f"{request.assets[0]} is stored there.",
         )
 
-    def get_session() -> SparkSession:
-        from biocloud_assets.spark.session import get_session
-
-        return get_session(roots.engine, s3_endpoint=roots.s3_endpoint)
-
     lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
     curated = DataLake.at(roots.curated, endpoint=roots.s3_endpoint)
-    yield from curated_step(get_session, lake, curated, request)
+    yield from curated_step(lambda: _session(roots), lake, curated, request)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -175,6 +192,7 @@ def _request(given: argparse.Namespace) -> StepRequest:
         given.delivery,
         given.run_date,
         given.retention_days,
+        maintain=given.maintain,
         dry_run=given.dry_run,
     )
 
@@ -188,8 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--check", action="append", default=[], metavar="ADDRESS[:NAME]", help="an asset check to run; repeatable")
     add("--delivery", help="the delivery, yyyy-mm-dd-HH:MM:SS")
     add("--run-date", help="the day of the curated layer, yyyy-mm-dd")
-    add("--retention-days", type=int, help="for curated/dsi/retention: how many days before the run date are kept")
-    add("--dry-run", action="store_true", help="for curated/dsi/…: do everything but write and delete")
+    add("--retention-days", type=int, help="for curated/dsi/retention and --maintain: what is kept")
+    add("--maintain", action="store_true", help="maintain all tables of the lake: compaction, vacuum, old log files")
+    add("--dry-run", action="store_true", help="for curated/dsi/… and --maintain: do everything but write and delete")
     add("--landing-root", required=True, help="the folder or s3:// address that holds <source>/<delivery>/")
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
     add("--curated-root", help="the folder or s3:// address of the curated layer")
