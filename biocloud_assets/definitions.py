@@ -10,6 +10,7 @@ from biocloud_assets.curated.dsi.jobs import build_schedule, dsi_curated
 from biocloud_assets.curated.dsi.sensors import build_sensor
 from biocloud_assets.launch.failure_messages import build_failure_sensor
 from biocloud_assets.launch.launcher import step_launcher
+from biocloud_assets.maintenance import jobs as maintenance
 from biocloud_assets.raw import contracts
 from biocloud_assets.raw.assets import build_source
 from biocloud_assets.raw.sensors import build_delivery_sensor, build_external_ingest_sensor
@@ -28,11 +29,11 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     sensors, schedules = skip_unless_scheduler(
         settings,
         [*(build_delivery_sensor(source, settings) for source in sources), build_sensor(settings)],
-        [build_schedule(settings), access.schedule],
+        [build_schedule(settings), access.schedule, maintenance.build_schedule(settings)],
     )
     return dg.Definitions(
         assets=[*(source.assets for source in sources), build_assets(settings)],
-        jobs=[*(source.job for source in sources), dsi_curated, access.job],
+        jobs=[*(source.job for source in sources), dsi_curated, access.job, maintenance.job],
         schedules=schedules,
         sensors=[
             *sensors,

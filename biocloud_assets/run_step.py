@@ -20,6 +20,7 @@ from biocloud_assets.errors import DeliveryRefusedError, SettingsError, is_trans
 from biocloud_assets.ingest.context import IngestContext, open_context
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.lake import DataLake
+from biocloud_assets.maintenance.step import maintenance_step
 from biocloud_assets.raw import contract_of
 from biocloud_assets.raw.dsi.contract import CONTRACT as DSI
 from biocloud_assets.schema import Contract
@@ -29,6 +30,7 @@ from biocloud_assets.version import code_commit
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
+    from pyspark.sql import SparkSession
 
 NOT_RETRYABLE = "biocloud: a retry can't help"
 """What a failed step writes in its output if a repetition can't help; Airflow's task then fails at once."""
@@ -64,7 +66,7 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
     """Run a step in this process.
 
     Args:
-        request: assets and checks of one source, or assets of the curated layer.
+        request: assets and checks of one source, or assets of the curated layer, or the maintenance.
         roots: where it reads and writes.
         run: the run that the step belongs to.
 
@@ -73,8 +75,11 @@ def run_step(request: StepRequest, roots: Roots, run: RunInfo) -> Iterator[StepR
 
     Raises:
         SettingsError: nothing is asked for, an address belongs to no source, or several sources are mixed.
-        BiocloudError: as `ingest_step` and `curated_step` say.
+        BiocloudError: as `ingest_step`, `curated_step` and `maintenance_step` say.
     """
+    if request.maintain:
+        yield from _maintenance_step(request, roots)
+        return
     if not request.assets and not request.checks:
         raise SettingsError(
             STEP_SCRIPT, expected="--asset or --check", found="neither", hint="Name what to materialise."
@@ -105,6 +110,24 @@ def _context(contract: Contract, roots: Roots) -> IngestContext:
         catalog=roots.catalog,
         files_root=roots.files,
     )
+
+
+def _maintenance_step(request: StepRequest, roots: Roots) -> Iterator[StepResult]:
+    if request.assets or request.checks:
+        raise SettingsError(
+            STEP_SCRIPT,
+            expected="--maintain, which is for all tables, without --asset and --check",
+            found=", ".join((*request.assets, *request.checks)),
+            hint="Run two steps.",
+        )
+    lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
+    yield from maintenance_step(roots.engine, lambda: _session(roots), lake, request)
+
+
+def _session(roots: Roots) -> SparkSession:
+    from biocloud_assets.spark.session import get_session
+
+    return get_session(roots.engine, s3_endpoint=roots.s3_endpoint)
 
 
 def _curated(request: StepRequest, roots: Roots) -> DataLake:
@@ -183,6 +206,7 @@ def _request(given: argparse.Namespace) -> StepRequest:
         given.delivery,
         given.run_date,
         given.retention_days,
+        maintain=given.maintain,
         dry_run=given.dry_run,
     )
 
@@ -196,8 +220,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--check", action="append", default=[], metavar="ADDRESS[:NAME]", help="an asset check to run; repeatable")
     add("--delivery", help="the delivery, yyyy-mm-dd-HH:MM:SS")
     add("--run-date", help="the day of the curated layer, yyyy-mm-dd")
-    add("--retention-days", type=int, help="for curated/dsi/retention: how many days before the run date are kept")
-    add("--dry-run", action="store_true", help="for curated/dsi/…: do everything but write and delete")
+    add("--retention-days", type=int, help="for curated/dsi/retention and --maintain: what is kept")
+    add("--maintain", action="store_true", help="maintain all tables of the lake: compaction, vacuum, old log files")
+    add("--dry-run", action="store_true", help="for curated/dsi/… and --maintain: do everything but write and delete")
     add("--landing-root", required=True, help="the folder or s3:// address that holds <source>/<delivery>/")
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
     add("--curated-root", help="the folder or s3:// address of the curated layer")

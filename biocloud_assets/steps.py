@@ -29,7 +29,9 @@ class StepRequest:
         checks: the asset checks to run, `raw/dsi/sensor:key`.
         delivery: the delivery, `yyyy-mm-dd-HH:MM:SS`.
         run_date: the day, `yyyy-mm-dd`.
-        retention_days: for the cleanup of the curated layer: how many days before the run date are kept.
+        retention_days: for the cleanup of the curated layer: how many days before the run date are kept; for the
+            maintenance: for how many days replaced files are kept.
+        maintain: maintain all tables of the lake instead: merge small files, delete replaced ones and old log files.
         dry_run: do everything but write and delete, where a step supports that.
     """
 
@@ -38,6 +40,7 @@ class StepRequest:
     delivery: str | None = None
     run_date: str | None = None
     retention_days: int | None = None
+    maintain: bool = False
     dry_run: bool = False
 
     def arguments(self) -> list[str]:
@@ -50,6 +53,7 @@ class StepRequest:
             ("--retention-days", self.retention_days),
         ):
             arguments += [] if value is None else [name, str(value)]
+        arguments += ["--maintain"] if self.maintain else []
         return [*arguments, "--dry-run"] if self.dry_run else arguments
 
 
@@ -115,12 +119,12 @@ class Observation:
 
     Attributes:
         asset: its address.
-        partition: the partition that was seen.
+        partition: the partition that was seen; None for the whole asset.
         metadata: the facts.
     """
 
     asset: str
-    partition: str
+    partition: str | None
     metadata: Mapping[str, Value]
 
 

@@ -57,6 +57,12 @@ _SHORTEST_INTERVAL_MINUTES = 5
 _LISTED_PER_RUN = 60
 _STARTED_PER_RUN = 20
 
+_STEP_RETRIES: dict[str, Any] = {
+    "retries": REMOTE_MAX_RETRIES,
+    "retry_delay": REMOTE_RETRY_DELAY_SECONDS,
+    "exponential": True,
+}
+
 _RESOURCES = {
     "lakehouse": "the arguments `--landing-root`, `--lake-root`, `--curated-root` and `--catalog` of a task",
     "step_launcher": "`DatabricksSubmitRunOperator` with the connection `databricks_default`",
@@ -264,10 +270,10 @@ class _Collector:
             libraries = sorted({*libraries, *json.loads(tags[LIBRARIES_TAG])})
             if json.loads(tags[SINGLE_NODE_TAG]):
                 environment, libraries = environment.single_node(), json.loads(tags[LIBRARIES_TAG])
-            retries = self.retry_policy(job, steps[0], label)
+            retries = _STEP_RETRIES if script == STEP_SCRIPT else self.retry_policy(job, steps[0], label)
         else:
             script, arguments = STEP_SCRIPT, self.step_arguments(job, steps, params)
-            retries = {"retries": REMOTE_MAX_RETRIES, "retry_delay": REMOTE_RETRY_DELAY_SECONDS, "exponential": True}
+            retries = _STEP_RETRIES
         for step in steps:
             self.add("op", f"{step.node_handle} of {job.name}", f"task `{name}` of DAG `{job.name}`")
         keys: list[dg.AssetKey | dg.AssetCheckKey] = [*assets, *_checks(steps)]

@@ -103,6 +103,19 @@ def sample(
     run(results=results, seed=seed, deliveries=deliveries)
 
 
+@app.command(epilog="[bold]Example[/bold]\n\nbiocloud maintain --dry-run")
+def maintain(
+    days: Annotated[
+        int | None, typer.Option(help="For how many days replaced files are kept, at least 7; 7 if it isn't given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
+) -> None:
+    """Merge small files of the tables, delete replaced files, and delete old log files."""
+    from biocloud_assets.cli.maintain import maintain as run
+
+    run(days=days, dry_run=dry_run)
+
+
 @app.command(epilog="[bold]Example[/bold]\n\nbiocloud dev --port 3001")
 def dev(port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI.")] = 3000) -> None:
     """Open Dagster's UI at http://127.0.0.1:3000, with all runs of this home. Ctrl-C cancels runs and ends it."""

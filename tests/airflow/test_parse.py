@@ -43,7 +43,12 @@ def test_every_file_is_loaded_without_error_or_warning(parsed: tuple[Export, dic
 
 def test_each_job_is_one_task(parsed: tuple[Export, dict[str, Any]], jobs: dict[str, dg.JobDefinition]) -> None:
     tasks = {name: list(parsed[1]["dags"][name]["tasks"]) for name in jobs}
-    assert tasks == {"dsi_raw": ["ingest_dsi"], "dsi_curated": ["dsi_curated"], "group_sync": ["sync_groups"]}
+    assert tasks == {
+        "dsi_raw": ["ingest_dsi"],
+        "dsi_curated": ["dsi_curated"],
+        "group_sync": ["sync_groups"],
+        "table_maintenance": ["maintain_tables"],
+    }
 
 
 def test_a_step_is_retried_as_the_launcher_of_dagster_does(parsed: tuple[Export, dict[str, Any]]) -> None:
@@ -53,6 +58,7 @@ def test_a_step_is_retried_as_the_launcher_of_dagster_does(parsed: tuple[Export,
         assert task["exponential"]
         assert sum(task["retry_delay"] * 2**retry for retry in range(task["retries"])) >= 30 * 60
         assert task["one_at_a_time"]
+    assert dags["table_maintenance"]["tasks"]["maintain_tables"]["retries"] == REMOTE_MAX_RETRIES
     assert dags["group_sync"]["tasks"]["sync_groups"]["retries"] == 0
 
 
@@ -71,6 +77,7 @@ def test_schedules_are_those_of_dagster(parsed: tuple[Export, dict[str, Any]]) -
     dags = parsed[1]["dags"]
     assert (dags["group_sync"]["cron"], dags["group_sync"]["timezone"]) == ("15 5 * * *", "UTC")
     assert (dags["dsi_curated"]["cron"], dags["dsi_curated"]["timezone"]) == ("30 6 * * *", "UTC")
+    assert (dags["table_maintenance"]["cron"], dags["table_maintenance"]["timezone"]) == ("45 3 * * 0", "UTC")
     assert dags["dsi_raw"]["cron"] is None
     assert dags["dsi_deliveries"]["cron"] == "*/5 * * * *"
     for dag in dags.values():

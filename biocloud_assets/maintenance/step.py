@@ -1,0 +1,69 @@
+"""The maintenance of all tables of the lake: those of each source, and its delivery log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from biocloud_assets import steps
+from biocloud_assets.lake import DataLake
+from biocloud_assets.maintenance.tables import TableMaintenance, check_days, maintain_table
+from biocloud_assets.raw import contracts
+from biocloud_assets.settings import Engine
+from biocloud_assets.steps import Observation, StepRequest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def maintain_tables(
+    engine: Engine, get_session: Callable[[], SparkSession], lake: DataLake, *, days: int | None, dry_run: bool
+) -> Iterator[TableMaintenance]:
+    """Maintain each table that exists.
+
+    Args:
+        engine: on `jvm` and `databricks`, Spark does it; on `sail`, delta-rs.
+        get_session: returns the Spark session; called only if Spark has something to do.
+        lake: the lake.
+        days: for how many days replaced files are kept; None for the default, 7.
+        dry_run: change nothing.
+
+    Yields:
+        the outcome of each table, as soon as it is known.
+
+    Raises:
+        SettingsError: the number of days is too small.
+        TableError: ingests wrote a table at every attempt.
+    """
+    days = check_days(days)
+    get_spark = None if engine == "sail" else get_session
+    for contract in contracts():
+        for table in (*contract.tables, contract.log):
+            outcome = maintain_table(lake, contract.address(table), days=days, dry_run=dry_run, get_spark=get_spark)
+            if outcome is not None:
+                yield outcome
+
+
+def maintenance_step(
+    engine: Engine, get_session: Callable[[], SparkSession], lake: DataLake, request: StepRequest
+) -> Iterator[Observation]:
+    """Maintain all tables, as a step: see `maintain_tables`.
+
+    Yields:
+        an observation of each table.
+    """
+    for outcome in maintain_tables(engine, get_session, lake, days=request.retention_days, dry_run=request.dry_run):
+        yield observation(outcome)
+
+
+def observation(outcome: TableMaintenance) -> Observation:
+    """The outcome of a table, as an observation of its asset."""
+    metadata = {
+        "files_before": steps.integer(outcome.files_before),
+        "files_after": steps.integer(outcome.files_after),
+        "deleted_files": steps.integer(outcome.deleted_files),
+        "deleted_log_files": steps.integer(outcome.deleted_log_files),
+        "reclaimed_bytes": steps.integer(outcome.reclaimed),
+        "dry_run": steps.boolean(outcome.dry_run),
+    }
+    return Observation(outcome.table, None, metadata)
