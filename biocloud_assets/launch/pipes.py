@@ -119,7 +119,7 @@ class PipesLauncher:
         reference = workspace.git_reference(settings)
         libraries = pinned(environment.libraries, Path("uv.lock"))
         compute = environment.compute(libraries)
-        parameters = [*request.arguments(), *self._locations(), "--region", environment.region]
+        parameters = [*request.arguments(), *workspace.locations(settings)]
         parameters += ["--orchestrator", "dagster", "--run-id", op.run.run_id]
         if "new_cluster" in compute:
             compute["new_cluster"]["spark_env_vars"] |= session.get_bootstrap_env_vars()
@@ -130,11 +130,7 @@ class PipesLauncher:
         return {
             **environment.run_settings(libraries),
             "run_name": f"{op.run.job_name} {key} {what}".strip() + f" @ {reference}",
-            "git_source": {
-                "git_url": environment.git.url,
-                "git_provider": environment.git.provider,
-                **reference.git_source,
-            },
+            "git_source": workspace.git_source(settings),
             "tasks": [
                 {
                     **compute,
@@ -144,13 +140,6 @@ class PipesLauncher:
             ],
             "idempotency_token": workspace.idempotency_token(op.run.run_id, key, op.retry_number),
         }
-
-    def _locations(self) -> list[str]:
-        settings = self._settings
-        locations = ["--landing-root", settings.landing, "--lake-root", settings.lake]
-        locations += ["--curated-root", settings.curated]
-        catalog = settings.environment.catalog
-        return locations if catalog is None else [*locations, "--catalog", catalog]
 
 
 class _Run:

@@ -69,6 +69,31 @@ def submit(client: WorkspaceClient, body: dict[str, Any]) -> int:
     return int(client.jobs.submit(**arguments).bind()["run_id"])
 
 
+def locations(settings: Settings) -> list[str]:
+    """Where a step on the cluster reads and writes, as arguments of `databricks/run_step.py`.
+
+    Args:
+        settings: of an environment on Databricks.
+    """
+    environment = settings.environment
+    found = ["--landing-root", settings.landing, "--lake-root", settings.lake, "--curated-root", settings.curated]
+    found += ["--region", environment.region]
+    return found if environment.catalog is None else [*found, "--catalog", environment.catalog]
+
+
+def git_source(settings: Settings) -> dict[str, str]:
+    """`git_source` of the Jobs API: the repository and the reference whose code runs.
+
+    Args:
+        settings: of an environment on Databricks.
+
+    Raises:
+        SettingsError: there is no Git reference, or more than one.
+    """
+    git = settings.environment.git
+    return {"git_url": git.url, "git_provider": git.provider, **git_reference(settings).git_source}
+
+
 def reason(client: WorkspaceClient, run: Run) -> str:
     """Why a run ended as it did: the error of the script, or else the message of Databricks."""
     from databricks.sdk.errors.base import DatabricksError
