@@ -49,7 +49,7 @@ def metastore(context: DoctorContext) -> Iterator[Finding]:
 
 def catalog(context: DoctorContext) -> Iterator[Finding]:
     """The catalog exists, and the principal may use it and create schemas in it."""
-    from databricks.sdk.errors.platform import NotFound
+    from databricks.sdk.errors.platform import NotFound, PermissionDenied
 
     name, wanted = "catalog", context.environment.catalog
     if wanted is None:
@@ -57,6 +57,9 @@ def catalog(context: DoctorContext) -> Iterator[Finding]:
         return
     try:
         found = context.client.catalogs.get(wanted)
+    except PermissionDenied as error:
+        yield _hidden(context, name, "CATALOG", wanted, error)
+        return
     except NotFound:
         advice = f"CREATE CATALOG {grants.quoted(wanted)} MANAGED LOCATION 's3://…'; outside of the lake's root."
         yield failed(name, f"no catalog {wanted}", advice)
@@ -67,12 +70,15 @@ def catalog(context: DoctorContext) -> Iterator[Finding]:
 
 def schemas(context: DoctorContext) -> Iterator[Finding]:
     """The schemas exist with the privileges; or they will, because the principal may create them."""
-    from databricks.sdk.errors.platform import NotFound
+    from databricks.sdk.errors.platform import NotFound, PermissionDenied
 
     wanted = [grant.name for grant in _wanted(context) if grant.securable == "SCHEMA"]
     for schema in dict.fromkeys(wanted):
         try:
             found = context.client.schemas.get(schema)
+        except PermissionDenied as error:
+            yield _hidden(context, f"schema {schema}", "SCHEMA", schema, error)
+            continue
         except NotFound:
             advice = "Run the SQL of `biocloud grants`, which creates it; or the first step does."
             yield warning(f"schema {schema}", "none yet, or no privilege on it", advice)
@@ -148,7 +154,7 @@ def managed_storage(context: DoctorContext) -> Iterator[Finding]:
 
 def volumes(context: DoctorContext) -> Iterator[Finding]:
     """The volumes exist, with the privileges."""
-    from databricks.sdk.errors.platform import NotFound
+    from databricks.sdk.errors.platform import NotFound, PermissionDenied
 
     paths = grants.volumes(context.environment)
     if not paths:
@@ -157,6 +163,9 @@ def volumes(context: DoctorContext) -> Iterator[Finding]:
         volume, name = grants.volume_name(path), f"volume for {use}"
         try:
             found = context.client.volumes.read(volume)
+        except PermissionDenied as error:
+            yield _hidden(context, name, "VOLUME", volume, error)
+            continue
         except NotFound:
             sql = f"CREATE EXTERNAL VOLUME {grants.quoted(volume)} LOCATION 's3://…';"
             yield failed(name, f"no volume {volume}, or no privilege on it", sql)
@@ -164,6 +173,15 @@ def volumes(context: DoctorContext) -> Iterator[Finding]:
         kind = found.volume_type.value.lower() if found.volume_type else "volume"
         yield ok(name, f"{volume}, {kind}")
         yield from _granted(context, "VOLUME", volume, found.owner)
+
+
+def _hidden(context: DoctorContext, check: str, securable: str, name: str, error: Exception) -> Finding:
+    """The finding about an object that the caller may not see; if steps run as the caller, they may not either."""
+    text = " ".join(str(error).split())
+    if not context.submits_as_itself:
+        return not_checked(check, f"no permission to look: {text}", f"Run this as {context.principal}.")
+    wanted = [grant for grant in _wanted(context) if (grant.securable, grant.name) == (securable, name)]
+    return failed(check, text, " ".join(grant.sql(context.principal) for grant in wanted))
 
 
 def _wanted(context: DoctorContext) -> list[Grant]:
