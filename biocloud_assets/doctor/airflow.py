@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from biocloud_assets.doctor.context import DoctorContext, aws_client
-from biocloud_assets.doctor.findings import Finding, failed, not_checked, ok, warning
+from biocloud_assets.doctor.findings import Finding, brief, failed, not_checked, ok, warning
 
 CONNECTIONS = {"databricks_default": "databricks", "aws_default": "aws"}
 """The connections that the exported DAGs use, and their types."""
@@ -34,7 +34,7 @@ def connections(context: DoctorContext) -> Iterator[Finding]:
         for connection, kind in CONNECTIONS.items():
             yield _connection(mwaa, found, connection, kind)
     except (BotoCoreError, ClientError) as error:
-        yield not_checked(name, " ".join(str(error).split()), _BY_HAND)
+        yield not_checked(name, brief(error), _BY_HAND)
 
 
 def _environment(mwaa: Any, dags: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from biocloud_assets.access import grants
 from biocloud_assets.access.grants import Grant, covers
 from biocloud_assets.doctor.context import DoctorContext
-from biocloud_assets.doctor.findings import Finding, failed, not_checked, ok, warning
+from biocloud_assets.doctor.findings import Finding, brief, failed, not_checked, ok, warning
 
 if TYPE_CHECKING:
     from databricks.sdk.service.catalog import ExternalLocationInfo
@@ -138,7 +138,7 @@ def managed_storage(context: DoctorContext) -> Iterator[Finding]:
                 if schema.storage_root:
                     managed[f"the schema {schema.full_name}"] = schema.storage_root
         except DatabricksError as error:
-            yield not_checked(f"{name} of the catalog", " ".join(str(error).split()), "See the check of the catalog.")
+            yield not_checked(f"{name} of the catalog", brief(error), "See the check of the catalog.")
     overlaps = [
         (key, str(root), owner, place)
         for key in ("landing_root", "lake_root", "curated_root")
@@ -177,7 +177,7 @@ def volumes(context: DoctorContext) -> Iterator[Finding]:
 
 def _hidden(context: DoctorContext, check: str, securable: str, name: str, error: Exception) -> Finding:
     """The finding about an object that the caller may not see; if steps run as the caller, they may not either."""
-    text = " ".join(str(error).split())
+    text = brief(error)
     if not context.submits_as_itself:
         return not_checked(check, f"no permission to look: {text}", f"Run this as {context.principal}.")
     wanted = [grant for grant in _wanted(context) if (grant.securable, grant.name) == (securable, name)]

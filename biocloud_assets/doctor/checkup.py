@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from biocloud_assets.doctor import airflow, catalog, cluster, configuration, storage, workspace
 from biocloud_assets.doctor.context import DoctorContext
-from biocloud_assets.doctor.findings import Finding, failed, not_checked
+from biocloud_assets.doctor.findings import Finding, brief, failed, not_checked
 from biocloud_assets.errors import BiocloudError
 from biocloud_assets.settings import Settings, WorkspaceEnvironment
 
@@ -103,7 +103,7 @@ def _cannot_check(name: str, error: Exception) -> Finding:
         return failed(name, f"{error.thing}: expected {error.expected}, found {error.found}", error.hint)
     from databricks.sdk.errors.platform import PermissionDenied, Unauthenticated
 
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = brief(error)
     if isinstance(error, (PermissionDenied, Unauthenticated)):
         return not_checked(name, f"no permission to look: {text}", "Run it as a principal that may read this.")
     return not_checked(name, f"{type(error).__name__}: {text}", "Run it again; if it stays, look at this by hand.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.doctor.context import DoctorContext
-from biocloud_assets.doctor.findings import Finding, failed, ok
+from biocloud_assets.doctor.findings import Finding, brief, failed, ok
 from biocloud_assets.doctor.step import parse
 from biocloud_assets.environments import pinned
 from biocloud_assets.launch import workspace
@@ -27,7 +27,7 @@ def run(context: DoctorContext) -> Iterator[Finding]:
         run_id = workspace.submit(context.client, _submission(context))
     except DatabricksError as error:
         advice = "The message names the key of environments.yml or the permission that is missing."
-        yield failed("cluster", f"the run is refused: {' '.join(str(error).split())}", advice)
+        yield failed("cluster", f"the run is refused: {brief(error)}", advice)
         return
     began = time.monotonic()
     try:

@@ -26,6 +26,15 @@ class Finding:
     hint: str = ""
 
 
+def brief(error: BaseException) -> str:
+    """The message of an error, in one line, without what databricks-sdk adds about its configuration."""
+    text = " ".join(str(error).split()).partition(" Config: ")[0] or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+_LONGEST = 500
+
+
 def ok(check: str, found: str) -> Finding:
     """All is as it has to be."""
     return Finding(check, "ok", found)

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from biocloud_assets import __version__
-from biocloud_assets.doctor.findings import Finding, failed, ok, warning
+from biocloud_assets.doctor.findings import Finding, brief, failed, ok, warning
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw import contracts
 from biocloud_assets.settings import Engine
@@ -60,7 +60,7 @@ def report(probe: Probe) -> None:
             for finding in check(probe):
                 print(_PREFIX + json.dumps(asdict(finding)), flush=True)
         except Exception as error:  # what each check expects is a finding; anything else must not stop the others
-            text = " ".join(str(error).split())[:500]
+            text = brief(error)
             finding = failed(f"cluster: {check.__name__.strip('_')}", f"{type(error).__name__}: {text}", _ADVICE)
             print(_PREFIX + json.dumps(asdict(finding)), flush=True)
 
@@ -149,7 +149,7 @@ def _attempts(name: str, attempts: Iterator[_Attempt]) -> Iterator[Finding]:
         try:
             action()
         except Exception as error:
-            text = " ".join(str(error).split())[:500]
+            text = brief(error)
             yield failed(f"{name}: {what}", f"{type(error).__name__}: {text}", "Compare with `biocloud grants`.")
             return
         done.append(what)

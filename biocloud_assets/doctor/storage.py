@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from biocloud_assets.doctor.context import DoctorContext, aws_client
-from biocloud_assets.doctor.findings import Finding, failed, ok
+from biocloud_assets.doctor.findings import Finding, brief, failed, ok
 
 
 def credentials(context: DoctorContext) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def credentials(context: DoctorContext) -> Iterator[Finding]:
         advice = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; or run it where there is a role."
         yield failed(name, "none in this process", advice)
     except (ClientError, BotoCoreError) as error:
-        yield failed(name, " ".join(str(error).split()), "Renew the credentials, or check the network.")
+        yield failed(name, brief(error), "Renew the credentials, or check the network.")
     else:
         yield ok(name, found["Arn"])
 
@@ -80,7 +80,7 @@ def _bucket(context: DoctorContext, key: str, address: str) -> Finding:
         advice = f"This process needs s3:ListBucket on arn:aws:s3:::{bucket}, with the prefix {prefix or '(none)'}."
         return failed(key, f"{address}: {code}", advice)
     except BotoCoreError as error:
-        return failed(key, f"{address}: {' '.join(str(error).split())}", "Check the network and AWS_ENDPOINT_URL.")
+        return failed(key, f"{address}: {brief(error)}", "Check the network and AWS_ENDPOINT_URL.")
     return ok(key, f"{address}, in {region}")
 
 
@@ -108,6 +108,6 @@ def message_probe(context: DoctorContext) -> Iterator[Finding]:
             s3.delete_object(**where)
     except (BotoCoreError, ClientError, DatabricksError) as error:
         advice = "It needs READ VOLUME and WRITE VOLUME, or on S3 s3:GetObject, s3:PutObject and s3:DeleteObject."
-        yield failed(name, f"{path}: {' '.join(str(error).split())}", advice)
+        yield failed(name, f"{path}: {brief(error)}", advice)
     else:
         yield ok(name, f"written and deleted below {context.environment.messages}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.doctor.context import REQUEST_SECONDS, DoctorContext
-from biocloud_assets.doctor.findings import Finding, failed, not_checked, ok, warning
+from biocloud_assets.doctor.findings import Finding, brief, failed, not_checked, ok, warning
 from biocloud_assets.environments import Cluster
 from biocloud_assets.launch.workspace import host
 
@@ -43,15 +43,13 @@ def connection(context: DoctorContext) -> Iterator[Finding]:
         # First without credentials: the client looks for its OAuth endpoints for up to five minutes.
         requests.head(url, timeout=REQUEST_SECONDS, auth=lambda request: request)
     except (requests.RequestException, ValueError) as error:
-        yield failed(
-            name, f"no answer from {url}: {_reason(error)}", "Check DATABRICKS_HOST, the network and the proxy."
-        )
+        yield failed(name, f"no answer from {url}: {brief(error)}", "Check DATABRICKS_HOST, the network and the proxy.")
         return
     advice = "Set DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET of the service principal, or DATABRICKS_TOKEN."
     try:
         me = context.me
     except (ValueError, DatabricksError) as error:  # ValueError: there are no credentials
-        yield failed(name, f"{url} doesn't accept the credentials: {_reason(error)}", advice)
+        yield failed(name, f"{url} doesn't accept the credentials: {brief(error)}", advice)
         return
     if not me.user_name:
         yield failed(name, f"{url} answers without a name, as a web site does", "Set DATABRICKS_HOST to the workspace.")
@@ -64,11 +62,6 @@ def connection(context: DoctorContext) -> Iterator[Finding]:
             "Its groups, its Git credential and its right to use the pool can't be seen by another principal. Run this "
             "as that principal.",
         )
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def pools(context: DoctorContext) -> Iterator[Finding]:
@@ -123,11 +116,10 @@ def _preloaded(name: str, pool: GetInstancePool, spark_version: str) -> Finding:
 def _capacity(name: str, pool: GetInstancePool, nodes: int, most: int) -> Finding:
     check, limit = f"{name}: capacity", pool.max_capacity
     used = pool.stats.used_count if pool.stats is not None else None
-    found = (
-        f"at most {limit} instances, {used or 0} in use; a step takes {nodes if nodes == most else f'{nodes}–{most}'}"
-    )
+    takes = f"a step takes {nodes}" if nodes == most else f"a step takes {nodes} to {most}"
     if limit is None:
-        return ok(check, f"no limit; a step takes {nodes if nodes == most else f'{nodes}–{most}'}")
+        return ok(check, f"no limit; {takes}")
+    found = f"at most {limit} instances, {used or 0} in use; {takes}"
     if limit < nodes:
         return failed(check, found, "Raise max_capacity of the pool, or lower the number of workers.")
     if limit < most:
@@ -143,7 +135,7 @@ def _pool_permission(context: DoctorContext, name: str, pool_id: str) -> Iterato
         entries = context.client.instance_pools.get_permissions(pool_id).access_control_list or []
     except (NotFound, PermissionDenied) as error:
         advice = "Only a principal with CAN_MANAGE sees them. `--cluster` shows whether a cluster starts."
-        yield not_checked(check, f"no permission to look: {_reason(error)}", advice)
+        yield not_checked(check, f"no permission to look: {brief(error)}", advice)
         return
     for entry in entries:
         for who in (entry.user_name, entry.group_name, entry.service_principal_name):

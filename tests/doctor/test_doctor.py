@@ -427,7 +427,11 @@ Change = Callable[[Site], Any]
             id="no volume",
         ),
         pytest.param(
-            lambda site: site.patch.setenv("AWS_ACCESS_KEY_ID", ""),
+            lambda site: (
+                site.patch.delenv("AWS_ACCESS_KEY_ID"),
+                site.set(AWS_EC2_METADATA_DISABLED="true", HOME=str(site.root)),
+                site.patch.setattr("boto3.DEFAULT_SESSION", None),  # it keeps the credentials
+            ),
             "AWS credentials",
             "failed",
             "none in this process",
