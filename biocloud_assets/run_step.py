@@ -154,6 +154,9 @@ def main(arguments: Sequence[str]) -> None:
     given = _parser().parse_args(arguments)
     if given.region is not None:
         set_region(given.region)
+    if given.doctor:
+        _probe(given)
+        return
     request = _request(given)
     roots = Roots(
         given.landing_root,
@@ -182,6 +185,14 @@ def main(arguments: Sequence[str]) -> None:
             if not retryable:
                 error.args = (f"{error} [{NOT_RETRYABLE}]",)
             raise
+
+
+def _probe(given: argparse.Namespace) -> None:
+    """Print what a step finds on this cluster, for `biocloud doctor --cluster`."""
+    from biocloud_assets.doctor.step import Probe, report
+
+    roots = given.landing_root, given.lake_root, given.curated_root
+    report(Probe(*roots, given.catalog, given.engine, Settings().s3_endpoint, given.region))
 
 
 def _error_message(error: Exception, retryable: bool) -> dict[str, object]:
@@ -231,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", choices=get_args(Engine), default="databricks", help="what runs the Spark code")
     add("--orchestrator", default="script", help="what starts the step; the delivery log records it")
     add("--region", help="the AWS region of the buckets, if the process has no AWS_REGION")
+    add("--doctor", action="store_true", help="only say what a step finds here: `biocloud doctor` starts it")
     add("--dagster-pipes-context", help=argparse.SUPPRESS)
     add("--dagster-pipes-messages", help=argparse.SUPPRESS)
     add("--run-id", default="", help="the orchestrator's identifier of the run; the delivery log records it")

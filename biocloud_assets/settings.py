@@ -106,14 +106,17 @@ class Settings(BaseSettings):
         return url
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls, env: EnvironmentName | None = None) -> Settings:
         """Read the settings from the environment.
+
+        Args:
+            env: the environment; by default `BIOCLOUD_ENV`.
 
         Raises:
             SettingsError: a variable has a value that can't be used, or is missing.
         """
         try:
-            settings = cls(**_given_by_old_names())
+            settings = cls(**_given_by_old_names() | ({} if env is None else {"env": env}))
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0]) if first["loc"] else "env"

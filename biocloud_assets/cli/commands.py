@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from biocloud_assets import __version__
 from biocloud_assets.cli import airflow, curated
 from biocloud_assets.cli.output import FAILED, WRONG_USE, err, out
 from biocloud_assets.errors import BiocloudError, DeliveryNameError, RunDateError, SettingsError
+from biocloud_assets.settings import EnvironmentName, WorkspaceEnvironment
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -122,6 +124,49 @@ def dev(port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI
     from biocloud_assets.cli.dev import dev as run
 
     run(port)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "biocloud doctor local                      what this machine lacks\n\n"
+    "biocloud doctor development                what the workspace, the catalog and the buckets lack; only reads\n\n"
+    "biocloud doctor development --cluster      also runs one step on a cluster that writes and deletes a probe"
+)
+def doctor(
+    environment: Annotated[EnvironmentName, typer.Argument(help="What is checked.", metavar="ENVIRONMENT")],
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Start one cluster, and write and delete a probe from it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say before the first run what an environment (local, development or production) lacks, and what to do."""
+    from biocloud_assets.cli.doctor import doctor as run
+
+    run(environment, cluster=cluster, as_json=as_json)
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "biocloud grants development                                             print them\n\n"
+    "biocloud grants production --principal <application ID> --output privileges.sql\n\n"
+    "biocloud grants development --output databricks/Privileges_sample.sql --check"
+)
+def grants(
+    environment: Annotated[WorkspaceEnvironment, typer.Argument(help="The environment.", metavar="ENVIRONMENT")],
+    principal: Annotated[
+        str | None, typer.Option(help="The principal that runs the steps; default: run_as of the environment.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write them to this file.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; show how the file differs, exit code 1 if it does.")
+    ] = False,
+) -> None:
+    """Print the privileges in Unity Catalog that an environment (development or production) needs, as SQL."""
+    from biocloud_assets.cli.grants import grants as run
+
+    if check and output is None:
+        raise typer.BadParameter("--check compares with a file: give --output")
+    run(environment, principal=principal, output=output, check=check)
 
 
 def run_command() -> None:

@@ -122,7 +122,7 @@ class PipesLauncher:
     def _submission(self, op: dg.OpExecutionContext, request: StepRequest, session: dg.PipesSession) -> dict[str, Any]:
         settings, environment = self._settings, self._settings.environment
         reference = workspace.git_reference(settings)
-        parameters = [*request.arguments(), *self._locations(), "--region", environment.region]
+        parameters = [*request.arguments(), *workspace.locations(settings)]
         parameters += ["--orchestrator", "dagster", "--run-id", op.run.run_id]
         if environment.serverless is not None:  # it has no environment variables
             parameters += [part for pair in session.get_bootstrap_cli_arguments().items() for part in pair]
@@ -139,10 +139,6 @@ class PipesLauncher:
         if environment.serverless is None:
             body["tasks"][0]["new_cluster"]["spark_env_vars"] |= session.get_bootstrap_env_vars()
         return {**body, "idempotency_token": workspace.idempotency_token(op.run.run_id, key, op.retry_number)}
-
-    def _locations(self) -> list[str]:
-        settings = self._settings
-        return settings.environment.locations(settings.landing, settings.lake, settings.curated)
 
 
 class _Run:

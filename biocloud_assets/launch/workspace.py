@@ -69,6 +69,17 @@ def submit(client: WorkspaceClient, body: dict[str, Any]) -> int:
     return int(client.jobs.submit(**arguments).bind()["run_id"])
 
 
+def locations(settings: Settings) -> list[str]:
+    """Where a step on the cluster reads and writes, as arguments of `databricks/run_step.py`.
+
+    Args:
+        settings: of an environment on Databricks.
+    """
+    environment = settings.environment
+    locations = environment.locations(settings.landing, settings.lake, settings.curated)
+    return [*locations, "--region", environment.region]
+
+
 def reason(client: WorkspaceClient, run: Run) -> str:
     """Why a run ended as it did: the error of the script, or else the message of Databricks."""
     from databricks.sdk.errors.base import DatabricksError

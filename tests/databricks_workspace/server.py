@@ -1,6 +1,7 @@
 """A Databricks workspace on loopback: the REST API that the SDK, Dagster and Airflow call, with planned failures.
 
-DBFS and volumes are in `storage`, what may be submitted in `submission`, and what happens to a run in `runs`.
+DBFS and volumes are in `storage`, what may be submitted in `submission`, what happens to a run in `runs`, what an
+administrator sets up in `settings`, and Unity Catalog in `catalog`.
 
 Standard library only, so that any Python can serve it. Sources: https://docs.databricks.com/api/workspace/ (`jobs`,
 `clusters`, `instancepools`, `secrets`) and the docstrings of databricks-sdk. Two differences are intended: nothing is
@@ -27,15 +28,15 @@ from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.databricks_workspace.api import ApiError, Request, Response, route, routes
+from tests.databricks_workspace.catalog import UnityCatalog
 from tests.databricks_workspace.runs import LOG_LIMIT, Plan, Run, TaskRun
+from tests.databricks_workspace.settings import NODE_TYPE, Setup
+from tests.databricks_workspace.settings import POLICY_ID as POLICY_ID
+from tests.databricks_workspace.settings import POOL_ID as POOL_ID
 from tests.databricks_workspace.storage import Storage
 from tests.databricks_workspace.submission import check_submission
 
-POOL_ID, POOL_NAME = "1122-101010-reef1-pool-biocloud", "biocloud"
-POLICY_ID = "A1B2C3D4E5F60718"
-NODE_TYPE = "m5d.large"
 SPARK_VERSION = "17.3.x-scala2.13"
-_POOL = {"instance_pool_id": POOL_ID, "instance_pool_name": POOL_NAME, "node_type_id": NODE_TYPE, "state": "ACTIVE"}
 
 Answer = Literal["429", "500", "503", "drop", "drop after", "expire"]
 How = Literal["fail", "hang", "no cluster", "pending", "slow", "kill"]
@@ -91,6 +92,7 @@ class Workspace(Storage):
         self.secrets = {scope: dict(values) for scope, values in (scopes or {}).items()}
         self.engine, self.python = engine, python
         self.spark_conf = dict(spark_conf or {})
+        self.setup, self.unity_catalog = Setup(), UnityCatalog()
         self.control_token = "control-" + secrets.token_hex(16)
         self.token = self.issue_token()
         self.requests: list[Request] = []
@@ -265,6 +267,7 @@ class Workspace(Storage):
             raise ApiError(401, 401, "Credential was not sent or was of an unsupported type for this API.")
         if token not in self._tokens:
             raise ApiError(403, 403, "Invalid access token.")
+        self.setup.check_permission(request.path)
         for method, pattern, function in routes:
             match = pattern.fullmatch(request.path) if method == request.method else None
             if match is not None:
@@ -322,7 +325,7 @@ class Workspace(Storage):
     @route("POST", r"2\.[12]/jobs/runs/submit")
     def _submit(self, request: Request) -> Any:
         body = request.body if isinstance(request.body, dict) else {}
-        tasks = check_submission(body, {POOL_ID}, {POLICY_ID})
+        tasks = check_submission(body, set(self.setup.pools), set(self.setup.policies))
         key = body.get("idempotency_token")
         with self._lock:
             if key and key in self._idempotency:
@@ -419,21 +422,6 @@ class Workspace(Storage):
     def _node_types(self, request: Request) -> Any:
         node = {"node_type_id": NODE_TYPE, "memory_mb": 8192, "num_cores": 2, "instance_type_id": NODE_TYPE}
         return {"node_types": [node | {"description": NODE_TYPE, "category": "General Purpose"}]}
-
-    @route("GET", r"2\.0/instance-pools/list")
-    def _list_pools(self, request: Request) -> Any:
-        return {"instance_pools": [_POOL]}
-
-    @route("GET", r"2\.0/instance-pools/get")
-    def _get_pool(self, request: Request) -> Any:
-        if request.argument("instance_pool_id") != POOL_ID:
-            message = f"Can't find an instance pool with id: {request.argument('instance_pool_id')}."
-            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", message)
-        return _POOL
-
-    @route("GET", r"2\.0/preview/scim/v2/Me")
-    def _me(self, request: Request) -> Any:
-        return {"id": "1", "userName": "biocloud@example.org", "active": True}
 
     # Secrets
 
