@@ -1,16 +1,13 @@
 """How long Airflow takes to load the exported DAG files, compared with the same DAGs by hand and by dag-factory.
 
-    uv run python benchmarks/airflow_parse.py [--rounds 30]
-
 Airflow and its providers are imported before; each round loads a file as Airflow does. The file by hand makes the same
 tasks, edges and outlets in a loop with the provider's own operator; dag-factory reads them from YAML. Everything runs
 in the environment `airflow-3-3` of tests/airflow/environments. The files are loaded in turns, so that other load on
-the machine affects all of them. Printed are medians, and the ratio to the file by hand.
+the machine affects all of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,9 +17,12 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.measure import ROOT, Say, ratio
+from benchmarks.results import Result, Table
 
-MEASURE = """
+_PYTHON = ROOT / ".biocloud/environments/airflow-3-3/bin/python"
+
+_MEASURE = """
 import importlib.machinery, importlib.util, json, statistics, sys, time
 import airflow.providers.amazon.aws.hooks.s3, airflow.providers.databricks.operators.databricks
 import airflow.providers.standard.operators.trigger_dagrun
@@ -43,13 +43,7 @@ for number in range(rounds + 3):
 print("ANSWER", json.dumps({file: statistics.median(found) for file, found in times.items()}))
 """
 
-
-def read(file: Path) -> dict[str, Any]:
-    """The schedule and the tasks of an exported file, as Airflow loads them."""
-    return dict(inside("-c", READ, str(file)))
-
-
-READ = """
+_READ = """
 import json, sys
 from airflow.sdk import DAG
 names = {"__name__": "dag_file"}
@@ -62,6 +56,11 @@ tasks = {
 }
 print("ANSWER", json.dumps({"cron": getattr(dag.timetable, "expression", None), "tasks": tasks}))
 """
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The schedule and the tasks of an exported file, as Airflow loads them."""
+    return dict(inside("-c", _READ, str(file)))
 
 
 def by_hand(cron: str | None, found: dict[str, Any]) -> str:
@@ -118,15 +117,22 @@ def dag_factory(cron: str | None, found: dict[str, Any], folder: Path) -> str:
     )
 
 
+def prepare() -> None:
+    """Install the environment of Airflow 3.3."""
+    packages = ROOT / "tests/airflow/environments/airflow-3-3.txt"
+    subprocess.run(["uv", "venv", "--quiet", "--allow-existing", "--python=3.11", str(_PYTHON.parents[1])], check=True)
+    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(_PYTHON), str(packages)], check=True)
+
+
 def inside(*arguments: str) -> Any:
-    """Run Python in the environment of Airflow 3.3, and return its answer."""
-    folder = ROOT / ".biocloud/environments/airflow-3-3"
-    python, packages = folder / "bin/python", ROOT / "tests/airflow/environments/airflow-3-3.txt"
-    subprocess.run(["uv", "venv", "--quiet", "--allow-existing", "--python=3.11", str(folder)], check=True)
-    subprocess.run(["uv", "pip", "sync", "--quiet", "--python", str(python), str(packages)], check=True)
+    """Run Python in the environment of Airflow 3.3, and return its answer.
+
+    Raises:
+        RuntimeError: it gives none.
+    """
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
-            [str(python), *arguments],
+            [str(_PYTHON), *arguments],
             env={**os.environ, "AIRFLOW_HOME": home, "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,
@@ -134,38 +140,45 @@ def inside(*arguments: str) -> Any:
         )
     answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
     if not answers:
-        raise SystemExit(done.stdout + done.stderr)
+        raise RuntimeError(done.stdout + done.stderr)
     return json.loads(answers[-1].removeprefix("ANSWER "))
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
+def measure(*, rounds: int, say: Say) -> Result:
+    """Load the exported files, those by hand and those by dag-factory in turns.
+
+    Args:
+        rounds: how often.
+        say: reports progress.
+    """
+    say("installing Airflow 3.3, if it isn't there")
+    prepare()
+    result, rows, ratios = Result("airflow_parse"), [], [0.0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for exported in sorted((ROOT / "airflow_export/production/dags").glob("*.py")):
-            if "DatabricksSubmitRunOperator" not in exported.read_text():
-                (seconds,) = measure(rounds, exported).values()
-                print(f"{exported.name}: {1000 * seconds:.1f} ms; no tasks on Databricks")
+            say(f"loading {exported.name}, {rounds} rounds")
+            if "DatabricksSubmitRunOperator" not in exported.read_text(encoding="utf-8"):
+                (seconds,) = load(rounds, exported).values()
+                rows.append([exported.name, "", "exported, no task on Databricks", f"{1000 * seconds:.1f} ms"])
                 continue
             answer = read(exported)
             cron, found = answer["cron"], answer["tasks"]
             hand, factory = folder / "by_hand.py", folder / "by_dag_factory.py"
-            hand.write_text(by_hand(cron, found))
-            factory.write_text(dag_factory(cron, found, folder))
-            times = measure(rounds, exported, hand, factory)
+            hand.write_text(by_hand(cron, found), encoding="utf-8")
+            factory.write_text(dag_factory(cron, found, folder), encoding="utf-8")
+            times = load(rounds, exported, hand, factory)
             base = times[str(hand)]
-            print(f"{exported.name}, {len(found)} tasks, medians of {rounds}:")
+            ratios.append(times[str(exported)] / base)
             for label, file in (("exported", exported), ("by hand", hand), ("dag-factory", factory)):
-                print(f"  {label:12} {1000 * times[str(file)]:7.1f} ms  {times[str(file)] / base:5.2f}")
+                seconds = times[str(file)]
+                rows.append([f"{exported.name}, {len(found)} tasks", ratio(seconds / base), label,
+                             f"{1000 * seconds:.1f} ms"])  # fmt: skip
+    result.figures["worst"] = max(ratios)
+    result.tables.append(Table(f"Medians of {rounds} rounds", ["file", "time / by hand", "", "time"], rows))
+    return result
 
 
-def measure(rounds: int, *files: Path) -> dict[str, float]:
+def load(rounds: int, *files: Path) -> dict[str, float]:
     """The median time to load each file, seconds."""
-    return dict(inside("-c", MEASURE, str(rounds), *map(str, files)))
-
-
-if __name__ == "__main__":
-    main()
+    return dict(inside("-c", _MEASURE, str(rounds), *map(str, files)))

@@ -1,30 +1,27 @@
-"""Requests and seconds of a group sync, compared with a sync that sends one request for each member.
-
-    uv run python benchmarks/group_sync.py [--latency 0.05]
+"""Requests and time of a group sync, compared with a sync that sends one request for each member.
 
 Counted at a SCIM server on loopback: 2,000 users, 20 groups of 50, 10 groups changed by 60 members, pages of 1000.
-`--latency` adds seconds to each request, as the network to a workspace does.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import requests
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "access"))
+from benchmarks.measure import ROOT, Say, ratio, seconds
+from benchmarks.results import Result, Table
+from biocloud_assets.access.sync_groups import sync_all_groups_for_env
+
+sys.path.insert(0, str(ROOT / "tests" / "access"))
 
 import large_workspace
 from databricks_workspace import DatabricksWorkspace
-
-from biocloud_assets.access.sync_groups import sync_all_groups_for_env
 
 Wanted = dict[str, list[str]]
 
@@ -61,33 +58,44 @@ _PATCH = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"]}
 
 
 def project(workspace: DatabricksWorkspace, wanted: Wanted) -> None:
-    """Synchronise with this project's function."""
+    """Synchronise by this project's function."""
     sync_all_groups_for_env("development", workspace.config, wanted)
 
 
-def measure(sync: Callable[[DatabricksWorkspace, Wanted], None], latency: float) -> None:
-    """Print the requests of a first and a second run."""
-    workspace = DatabricksWorkspace()
-    wanted = large_workspace.set_up(workspace)
-    for run in ("first", "second"):
-
-        def slower(_: object) -> None:
-            time.sleep(latency)
-
-        workspace.behave(intercept=slower if latency else None)
-        started = time.perf_counter()
-        with contextlib.redirect_stdout(None):  # the plan
-            sync(workspace, wanted)
-        seconds = time.perf_counter() - started
-        assert all(workspace.people(group) == set(emails) for group, emails in wanted.items())
-        print(f"{sync.__name__:14} {run:7} {len(workspace.log):5} {len(workspace.writes):7} {seconds:8.2f}")
-    workspace.close()
+_SYNCS: dict[str, Callable[[DatabricksWorkspace, Wanted], None]] = {
+    "biocloud": project,
+    "one request for each member": one_at_a_time,
+}
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds added to each request")
-    options = parser.parse_args()
-    print(f"{'sync':14} {'run':7} {'all':>5} {'writes':>7} {'seconds':>8}")
-    for sync in (project, one_at_a_time):
-        measure(sync, options.latency)
+def measure(*, latency: float, say: Say) -> Result:
+    """Synchronise twice by each of the syncs.
+
+    Args:
+        latency: seconds added to each request, as the network to a workspace does.
+        say: reports progress.
+    """
+    result, rows = Result("group_sync"), []
+    found = {}
+    for name, sync in _SYNCS.items():
+        workspace = DatabricksWorkspace()
+        wanted = large_workspace.set_up(workspace)
+        for run in ("first", "second"):
+            say(f"group sync, {name}, {run} run")
+            workspace.behave(intercept=lambda _: time.sleep(latency))
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(None):  # the plan
+                sync(workspace, wanted)
+            taken = time.perf_counter() - start
+            assert all(workspace.people(group) == set(emails) for group, emails in wanted.items())
+            found[name, run] = len(workspace.log), len(workspace.writes), taken
+        workspace.close()
+    for (name, run), (count, writes, taken) in found.items():
+        base = found["biocloud", run][0]
+        rows.append([f"{name}, {run} run", ratio(count / base), str(count), str(writes), seconds(taken)])
+    result.figures["requests"] = found["biocloud", "first"][0]
+    title = f"{large_workspace.USERS:,} users, {large_workspace.GROUPS} groups"
+    if latency:
+        title += f", {1000 * latency:.0f} ms more for each request"
+    result.tables.append(Table(title, ["", "requests / biocloud", "requests", "writes", "time"], rows))
+    return result

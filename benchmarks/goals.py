@@ -1,0 +1,61 @@
+"""The goals, as data: a figure of a benchmark, and what it may be at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal.
+
+    Attributes:
+        benchmark, figure: where the measured value is found.
+        text: the goal in words.
+        at_most: the largest value that meets it.
+        unit: behind the number.
+        reason: why it isn't met, where that is known.
+    """
+
+    benchmark: str
+    figure: str
+    text: str
+    at_most: float
+    unit: str = ""
+    reason: str = ""
+
+    def shown(self, value: float) -> str:
+        """A value for a table."""
+        number = f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
+        return f"{number} {self.unit}".strip()
+
+
+GOALS = (
+    Goal(
+        "unnest",
+        "1000000.local.biocloud/duckdb_checked",
+        "1,000,000 results: `biocloud ingest` / DuckDB with the same guarantees",
+        0.85,
+    ),
+    Goal("unnest", "1000000.local.biocloud/polars", "1,000,000 results: `biocloud ingest` / plain Polars", 1.0),
+    Goal(
+        "unnest",
+        "200000.local.biocloud/duckdb_checked",
+        "200,000 results: `biocloud ingest` / DuckDB with the same guarantees",
+        1.1,
+    ),
+    Goal("unnest", "200000.local.sail/floor", "200,000 results: Spark code alone / floor, without the start", 1.5),
+    Goal("unnest", "1000000.local.sail/floor", "1,000,000 results: Spark code alone / floor, without the start", 1.5),
+    Goal("unnest", "growth.10.wall", "10 times the data: times the time of `biocloud ingest`", 10.5),
+    Goal("unnest", "growth.10.memory", "10 times the data: times its memory", 2.0),
+    Goal("deliveries", "further_cpu", "Each further delivery of 100 results, through Dagster", 0.7, "CPU s"),
+    Goal("deliveries", "flat", "Many deliveries of 100 results: time of the last tenth / of the first tenth", 1.5),
+    Goal("discovery", "requests_0", "10,000 deliveries, a sensor tick with none new: requests to S3", 2),
+    Goal("discovery", "requests_100", "10,000 deliveries, a sensor tick with 100 new ones: requests to S3", 62),
+    Goal("airflow_parse", "worst", "The exported DAG file: time to load / the same by hand", 1.5),
+    Goal("group_sync", "requests", "Group sync, 2,000 users, 20 groups, 10 of them changed: requests", 57),
+    Goal("curated", "manifest_requests_per_1000", "Manifest of 100,000 files: list requests per 1,000 files", 1.0),
+    Goal("curated", "cleanup_requests_per_1000", "Cleanup of 100,000 files: delete requests per 1,000 files", 1.0),
+    Goal("corpus", "failures", "Damaged files on which the reader crashes, raises or takes 5 seconds", 0),
+)
+"""All goals."""
