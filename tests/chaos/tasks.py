@@ -1,0 +1,144 @@
+"""What the processes of these tests do. Each function is a task; `begin` reports that its work begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from biocloud_assets.ingest import delivery_log
+from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.step import ingest_step
+from biocloud_assets.lake import DataLake
+from biocloud_assets.raw.dsi.contract import CONTRACT
+from biocloud_assets.schema import DELIVERY_COLUMN
+from biocloud_assets.spark import delta_log
+from biocloud_assets.steps import RunInfo, StepRequest
+from tests.ingest.lakehouse import context_at, whole
+
+Begin = Callable[[], None]
+"""Reports that the work of a task begins."""
+
+
+def load() -> None:
+    """Load the modules that the tasks need, in the process from which theirs are forked."""
+    import boto3  # noqa: F401
+    import pyarrow.dataset
+    import pyarrow.parquet
+    import pysail.spark
+    import pyspark.sql.connect.session
+    import pyspark.sql.functions  # noqa: F401
+
+    import biocloud_assets.spark.delta
+    import tests.airflow.test_deploy
+    import tests.curated.dsi.test_publication  # noqa: F401
+
+
+# Writers.
+
+
+def ingest(begin: Begin, root: str, deliveries: list[str], endpoint: str | None = None) -> int:
+    """Ingest deliveries from `<root>/in` into `<root>/out`; returns the number of results."""
+    context = context_at(root, endpoint=endpoint)
+    _ = context.spark
+    begin()
+    run = RunInfo("test", str(os.getpid()), "sail")
+    return sum(1 for name in deliveries for _ in ingest_step(context, whole(CONTRACT, name), run))
+
+
+def curate(
+    begin: Begin, lake: str, curated: str, run_date: str, assets: list[str], endpoint: str | None = None
+) -> int:
+    """Run steps of the curated layer; returns the number of results."""
+    from biocloud_assets.curated.dsi.step import curated_step
+    from biocloud_assets.spark.session import get_session
+
+    session = get_session("sail", s3_endpoint=endpoint)
+    begin()
+    roots = (DataLake.at(root, endpoint=endpoint) for root in (lake, curated))
+    request = StepRequest(tuple(assets), run_date=run_date, retention_days=0)
+    return sum(1 for _ in curated_step(lambda: session, *roots, request))
+
+
+def publish(begin: Begin, curated: str, salt: str, endpoint: str | None = None) -> None:
+    """Publish a day of ten files, write its manifest, and delete older days."""
+    from tests.curated.dsi.test_publication import publish_wholly
+
+    lake = DataLake.at(curated, endpoint=endpoint)
+    begin()
+    publish_wholly(lake, salt)
+
+
+def deploy(begin: Begin, root: str, prefix: str, endpoint: str, definitions: dict[str, str]) -> None:
+    """Deploy DAGs."""
+    from tests.airflow.test_deploy import World
+
+    world = World(Path(root), prefix, endpoint)
+    world.definitions = definitions
+    begin()
+    world.deploy()
+
+
+# Readers.
+
+
+def content(context: IngestContext, delivery: str) -> dict[str, list[dict[str, Any]]]:
+    """A delivery's rows in all tables, sorted."""
+    found = {}
+    for table in CONTRACT.tables:
+        opened = delta_log.open_table(context.lake, CONTRACT.address(table))
+        rows = [] if opened is None else opened.to_pyarrow_table(filters=[(DELIVERY_COLUMN, "=", delivery)]).to_pylist()
+        found[table.name] = sorted(rows, key=repr)
+    return found
+
+
+def digest(context: IngestContext, delivery: str) -> str:
+    """A digest of a delivery's rows in all tables."""
+    return hashlib.sha256(repr(content(context, delivery)).encode()).hexdigest()[:16]
+
+
+def read(begin: Begin, root: str, expected: str, stop: str, endpoint: str | None = None) -> dict[str, Any]:
+    """Look at the lake until a file exists, and compare each delivery in the log with what its files hold.
+
+    Args:
+        begin: reports the first look.
+        root: the lake is at `<root>/out`.
+        expected: a JSON file: the digests of a delivery's rows by the fingerprint of its files.
+        stop: the file that ends it.
+        endpoint: the URL of an S3.
+
+    Returns:
+        how often a delivery was seen in the log, and for each time that its rows weren't all there a message.
+    """
+    context = context_at(root, endpoint=endpoint)
+    looks, partial = 0, []
+    begin()
+    while not Path(stop).exists():
+        before = _log(context.lake)
+        if before is None:
+            time.sleep(0.01)
+            continue
+        digests = {name: digest(context, name) for name in before[1]}
+        if _log(context.lake) != before:
+            continue  # the log has changed in the meantime, so the rows may have
+        known = json.loads(Path(expected).read_text())
+        for name, row in before[1].items():
+            looks += 1
+            if digests[name] != known[row["source_fingerprint"]]:
+                counts = {table: len(rows) for table, rows in content(context, name).items()}
+                partial.append(f"{name} in version {before[0]} of the log: {counts}, logged {row['rows']}")
+        time.sleep(0.05)
+    return {"looks": looks, "partial": partial}
+
+
+def _log(lake: DataLake) -> tuple[int, dict[str, dict[str, Any]]] | None:
+    """The version of the delivery log, and its rows by delivery."""
+    version = delta_log.version(lake, CONTRACT.address(CONTRACT.log))
+    if version is None:
+        return None
+    rows = delivery_log.read_all(lake, CONTRACT, delivery_log.ingested(lake, CONTRACT))
+    return (version, rows) if version == delta_log.version(lake, CONTRACT.address(CONTRACT.log)) else None
