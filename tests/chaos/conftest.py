@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ class Chaos:
         self.random = random.Random(f"{self.seed} {request.node.name}")
         self._results = request.config.getoption("--chaos-results")
         self._name = request.node.nodeid
+        self._line = request.function.__code__.co_firstlineno
 
     def times(self, short: int, long: int) -> int:
         """How often something is tried."""
@@ -55,14 +57,18 @@ class Chaos:
 
     def record(self, promise: str, trial: str, times: str, outcome: str) -> None:
         """Keep what came out for docs/reliability.md; called when everything has held."""
+        row = {"test": self._name, "seed": self.seed, "form": "long" if self.long else "short", "line": self._line}
+        row |= {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+        row |= asdict(Row(promise, trial, times, outcome))
+        self.keep("row_" + "".join(letter if letter.isalnum() else "_" for letter in self._name), row)
+
+    def keep(self, name: str, value: object) -> None:
+        """Keep something else for the document, in a JSON file of its own."""
         if not self._results:
             return
         folder = Path(self._results)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "".join(letter if letter.isalnum() else "_" for letter in self._name)
-        row = {"test": self._name, "seed": self.seed, "form": "long" if self.long else "short"}
-        row |= asdict(Row(promise, trial, times, outcome))
-        (folder / f"{name}.json").write_text(json.dumps(row, indent=2))
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=2))
 
 
 @pytest.fixture
@@ -96,12 +102,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     form, seed = item.config.getoption("--chaos"), item.config.getoption("--chaos-seed")
-    report.sections.append(
-        ("to repeat", f"uv run pytest -n 0 --chaos={form} --chaos-seed={seed} '{item.nodeid}'")
-    )
+    report.sections.append(("to repeat", f"uv run pytest -n 0 --chaos={form} --chaos-seed={seed} '{item.nodeid}'"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Processes that start in milliseconds."""
     with Processes(tmp_path_factory.mktemp("processes")) as started:

@@ -64,11 +64,17 @@ class Process:
 
 
 class Processes:
-    """Starts processes. Use it by `with`."""
+    """Starts processes. Use it by `with`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they write their output.
+        environment: variables that all of them have besides those of this process.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._count = folder, 0
+        self._environment = environment or {}
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._started: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -79,6 +85,7 @@ class Processes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            env={**os.environ, **self._environment},
             text=True,
         )
         threading.Thread(target=self._listen, daemon=True).start()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +28,53 @@ Begin = Callable[[], None]
 
 def load() -> None:
     """Load the modules that the tasks need, in the process from which theirs are forked."""
-    import boto3  # noqa: F401
-    import pyarrow.dataset
-    import pyarrow.parquet
-    import pysail.spark
-    import pyspark.sql.connect.session
-    import pyspark.sql.functions  # noqa: F401
-
-    import biocloud_assets.spark.delta
-    import tests.airflow.test_deploy
-    import tests.curated.dsi.test_publication  # noqa: F401
+    for module in (
+        "boto3",
+        "pyarrow.dataset",
+        "pyarrow.parquet",
+        "pysail.spark",
+        "pyspark.sql.connect.session",
+        "pyspark.sql.functions",
+        "biocloud_assets.spark.delta",
+        "tests.airflow.test_deploy",
+        "tests.curated.dsi.test_publication",
+    ):
+        import_module(module)
 
 
 # Writers.
 
 
-def ingest(begin: Begin, root: str, deliveries: list[str], endpoint: str | None = None) -> int:
-    """Ingest deliveries from `<root>/in` into `<root>/out`; returns the number of results."""
+def ingest(
+    begin: Begin,
+    root: str,
+    deliveries: list[str],
+    endpoint: str | None = None,
+    user: int | None = None,
+    largest_file: int | None = None,
+) -> int:
+    """Ingest deliveries from `<root>/in` into `<root>/out`; returns the number of results.
+
+    Args:
+        begin: reports that the engine has started.
+        root: a folder or an `s3://` address.
+        deliveries: their names.
+        endpoint: the URL of an S3.
+        user: the user that the process becomes, if it is root's.
+        largest_file: the size in bytes that no file may exceed.
+    """
     context = context_at(root, endpoint=endpoint)
     _ = context.spark
+    if user is not None and os.geteuid() == 0:
+        os.seteuid(user)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     begin()
     run = RunInfo("test", str(os.getpid()), "sail")
     return sum(1 for name in deliveries for _ in ingest_step(context, whole(CONTRACT, name), run))
 
 
-def curate(
-    begin: Begin, lake: str, curated: str, run_date: str, assets: list[str], endpoint: str | None = None
-) -> int:
+def curate(begin: Begin, lake: str, curated: str, run_date: str, assets: list[str], endpoint: str | None = None) -> int:
     """Run steps of the curated layer; returns the number of results."""
     from biocloud_assets.curated.dsi.step import curated_step
     from biocloud_assets.spark.session import get_session

@@ -24,10 +24,11 @@ from biocloud_assets.steps import StepRequest
 from tests.chaos.conftest import Chaos
 from tests.chaos.processes import ROOT, Processes
 from tests.chaos.tasks import digest
-from tests.chaos.test_kill import watching
+from tests.chaos.test_kill import Source, seconds, watching
 from tests.cli.biocloud import Biocloud
 from tests.curated.dsi.curated_lake import assert_manifests_match, contents
 from tests.curated.dsi.test_publication import old_days
+from tests.ingest.deliveries import DELIVERY
 from tests.ingest.lakehouse import content, context_at, ingest
 from tests.ingest.test_engines import Engine, engines  # noqa: F401
 
@@ -58,7 +59,7 @@ def write_expected(context: IngestContext, known: Path, names: list[str]) -> Non
 def test_processes_that_ingest_different_deliveries_write_what_one_would(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
-    count, rounds = chaos.times(4, 8), chaos.times(1, 8)
+    count, rounds = chaos.times(3, 8), chaos.times(1, 8)
     alone, names = landed(tmp_path, count)
     ingest(alone, *names)
     expected, known, looks = content(alone), tmp_path / "expected.json", 0
@@ -86,10 +87,11 @@ def test_processes_that_ingest_different_deliveries_write_what_one_would(
     )
 
 
+@pytest.mark.chaos_long
 def test_processes_that_ingest_the_same_delivery_write_it_once(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
-    count, rounds = chaos.times(4, 8), chaos.times(1, 8)
+    count, rounds = 8, 8
     alone, names = landed(tmp_path, 1)
     ingest(alone, *names)
     expected, known, looks = content(alone), tmp_path / "expected.json", 0
@@ -113,11 +115,56 @@ def test_processes_that_ingest_the_same_delivery_write_it_once(
     )
 
 
+def test_a_delivery_that_is_delivered_again_meanwhile_is_never_logged_with_rows_of_both(
+    chaos: Chaos, processes: Processes, tmp_path: Path
+) -> None:
+    """Its files have the same names and numbers of rows, and other values; they are replaced one by one."""
+    alone = Source(tmp_path / "alone", context_at(tmp_path / "alone"))
+    digests = []
+    for state in range(2):
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        alone.change(state, "")
+        ingest(alone.context, DELIVERY)
+        digests.append(digest(alone.context, DELIVERY))
+    context = context_at(tmp_path)
+    source = Source(tmp_path, context)
+    trials, refused, complete = chaos.times(2, 60), 0, 0
+    source.change(0, digests[0])
+    span = seconds(processes.start("ingest", root=str(tmp_path), deliveries=[DELIVERY]))
+    known = {}
+    for _ in range(trials):
+        source.change(0, digests[0])
+        known[source.fingerprint] = digests[0]
+        process = processes.start("ingest", root=str(tmp_path), deliveries=[DELIVERY])
+        process.wait_until_begun()
+        time.sleep(chaos.random.uniform(0, span))
+        source.change(1, digests[1])
+        known[source.fingerprint] = digests[1]
+        if process.wait():
+            refused += 1
+            assert "transient: True" in process.printed(), process.printed()
+        logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+        if logged is not None:
+            complete += 1
+            assert digest(context, DELIVERY) == known[logged["source_fingerprint"]]
+        ingest(context, DELIVERY)
+        assert digest(context, DELIVERY) == digests[1]
+    chaos.record(
+        "A delivery that is delivered again during its ingest is never in the log with rows of both.",
+        "All files are replaced by others with as many rows, one by one, at a random moment of an ingest; then one "
+        "more run.",
+        f"{trials} times",
+        f"{complete} ingests had ended before, with the rows of the files that the log names; {refused} failed, with "
+        "an error that a repetition remedies. The next run wrote the new rows.",
+    )
+
+
+@pytest.mark.chaos_long
 def test_ingests_publications_and_cleanups_at_once_do_not_disturb_each_other(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
     """Half of the processes ingest; the others publish a day, write its manifest and delete older days."""
-    count, rounds = chaos.times(2, 4), chaos.times(1, 5)
+    count, rounds = 4, 5
     context, names = landed(tmp_path, count * rounds + 1)
     ingest(context, names[0])
     curated = DataLake.at(str(tmp_path / "curated"))
@@ -155,9 +202,10 @@ def test_ingests_publications_and_cleanups_at_once_do_not_disturb_each_other(
     )
 
 
+@pytest.mark.chaos_long
 def test_two_orchestrators_can_ingest_the_same_delivery(chaos: Chaos, tmp_path: Path) -> None:
     """Dagster by `biocloud ingest`, and what Airflow runs on a cluster, `databricks/run_step.py`."""
-    rounds = chaos.times(1, 8)
+    rounds = 8
     for number in range(rounds):
         biocloud = Biocloud(tmp_path / str(number))
         (name,) = synthetic.write(DataLake.at(str(biocloud.landing)), results=RESULTS, seed=number)
@@ -197,12 +245,13 @@ def open_lake(biocloud: Biocloud) -> IngestContext:
 
 
 @pytest.mark.jvm
+@pytest.mark.chaos_long
 def test_sail_and_a_jvm_can_ingest_the_same_delivery(
     chaos: Chaos,
     engines: tuple[Engine, Engine],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    rounds = chaos.times(1, 8)
+    rounds = 8
     alone, names = landed(tmp_path, rounds)
     ingest(alone, *names)
     together = DataLake.at(str(tmp_path / "together"))

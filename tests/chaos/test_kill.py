@@ -27,10 +27,11 @@ from tests.airflow.test_deploy import World
 from tests.chaos.conftest import Chaos
 from tests.chaos.processes import Process, Processes
 from tests.chaos.tasks import digest
+from tests.cli.biocloud import Biocloud
 from tests.curated.dsi.curated_lake import assert_manifests_match, contents
 from tests.curated.dsi.test_publication import DAY, old_days
 from tests.ingest.deliveries import DELIVERY, record, table, write
-from tests.ingest.lakehouse import context_at, failed, ingest, written_files
+from tests.ingest.lakehouse import content, context_at, failed, ingest, written_files
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -152,12 +153,12 @@ def test_an_ingest_that_is_killed_is_completed_by_the_next_and_no_reader_sees_a_
     span = seconds(processes.start("ingest", deliveries=[DELIVERY], **options))
     kill = Killed(chaos, span)
     recovered = looks = 0
-    while kill.killed < chaos.times(*((3, 110) if where == "folder" else (0, 30))):
+    while kill.killed < chaos.times(*((2, 110) if where == "folder" else (1, 30))):
         if kill.killed:  # the first time, there are tables; later the creation of the tables is killed too
             context.lake.delete_folder("raw")
             context.lake.delete_folder("_ingested")
         with watching(processes, root, source.known, endpoint=endpoint, environment=environment) as seen:
-            for _ in range(chaos.times(2, 5)):
+            for _ in range(chaos.times(1, 5)):
                 state = chaos.random.choice(names)
                 source.change(state, digests[state])
                 for _ in range(chaos.random.randint(1, 3)):
@@ -198,6 +199,7 @@ def assert_undisturbed(context: IngestContext, source: Source, expected: str) ->
 # The curated layer.
 
 
+@pytest.mark.chaos_long
 def test_a_publication_that_is_killed_is_completed_by_the_next_and_a_manifest_always_matches(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
@@ -215,7 +217,7 @@ def test_a_publication_that_is_killed_is_completed_by_the_next_and_a_manifest_al
             shutil.copytree(curated.root, earlier)
     undisturbed = contents(curated)
     kill = Killed(chaos, span)
-    while kill.killed < chaos.times(2, 40):
+    while kill.killed < 40:
         shutil.rmtree(curated.root)
         shutil.copytree(earlier, curated.root)
         old_days(curated)
@@ -234,6 +236,7 @@ def test_a_publication_that_is_killed_is_completed_by_the_next_and_a_manifest_al
     )
 
 
+@pytest.mark.chaos_long
 def test_a_day_of_many_files_that_is_killed_is_completed_by_the_next(
     where: str, chaos: Chaos, processes: Processes, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -249,7 +252,7 @@ def test_a_day_of_many_files_that_is_killed_is_completed_by_the_next(
         span = seconds(processes.start("publish", salt=salt, **options))
         undisturbed.append(contents(lake))
     kill = Killed(chaos, span)
-    while kill.killed < chaos.times(2, 30):
+    while kill.killed < 30:
         salt = chaos.random.choice("ab")
         old_days(lake)
         for _ in range(chaos.random.randint(1, 2)):
@@ -304,3 +307,37 @@ def test_a_deployment_that_is_killed_is_completed_by_the_next_and_no_file_is_hal
     )
 
 
+# Whole commands.
+
+
+@pytest.mark.chaos_long
+def test_a_command_that_is_killed_is_completed_by_the_next(chaos: Chaos, tmp_path: Path) -> None:
+    """`biocloud ingest`, with Dagster around the step: a run that was killed is not taken for a running one."""
+    biocloud = Biocloud(tmp_path)
+    (name,) = synthetic.write(DataLake.at(str(biocloud.landing)), results=60, seed=5)
+    began = time.monotonic()
+    biocloud("ingest", name)
+    span = time.monotonic() - began
+    (tmp_path / "in").symlink_to(biocloud.landing)
+    (tmp_path / "out").symlink_to(biocloud.lake)
+    context = context_at(tmp_path)
+    expected, killed = content(context), 0
+    while killed < 8:
+        for file in (biocloud.landing / "dsi" / name).rglob("*.parquet"):
+            file.write_bytes(file.read_bytes())  # counts as changed, so that it is ingested anew
+        process = biocloud.start("ingest", name)
+        time.sleep(chaos.random.uniform(0, span))
+        process.kill()
+        process.communicate(timeout=60)
+        killed += process.returncode == -9
+        biocloud("ingest", name)
+        assert content(context) == expected
+        assert delivery_log.ingested(context.lake, CONTRACT) == {name}
+        # A run is recorded as failed when the next command finds that its process is gone.
+        assert {run.status.value for run in biocloud.runs()} <= {"SUCCESS", "FAILURE", "CANCELED"}
+    chaos.record(
+        "A `biocloud ingest` that was killed is completed by the next one.",
+        "`kill -9` at a random moment of the whole command, with Dagster; then the command again.",
+        f"{killed} kills",
+        "The tables and the log equal those of an undisturbed command, and no run keeps the status STARTED.",
+    )

@@ -59,6 +59,7 @@ class Outcomes:
         return f"{self.succeeded} succeeded, {self.failed.total()} failed" + (f" ({reasons})" if reasons else "")
 
 
+@pytest.mark.chaos_long
 def test_an_ingest_on_a_failing_s3_is_whole_or_fails_and_the_next_one_completes_it(
     chaos: Chaos,
     processes: Processes,
@@ -71,10 +72,10 @@ def test_an_ingest_on_a_failing_s3_is_whole_or_fails_and_the_next_one_completes_
     (name,) = synthetic.write(alone.landing, results=60, seed=3)
     ingest(alone, name)
     expected = digest(alone, name)
-    trials, outcomes, looks = chaos.times(1, 40), Outcomes(), 0
+    trials, outcomes, looks = 40, Outcomes(), 0
     with FaultyS3(s3_server, f"{chaos.seed} ingest") as proxy:
         for number in range(trials):
-            proxy.rate = RATES[number % len(RATES)] if chaos.long else 0.05
+            proxy.rate = RATES[number % len(RATES)]
             root = f"{s3_root}/{number}"
             context = context_at(root, endpoint=s3_server)
             synthetic.write(context.landing, results=60, seed=3)
