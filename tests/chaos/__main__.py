@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / ".chaos"
 DOCUMENT = ROOT / "docs" / "reliability.md"
 PLOT = ROOT / "docs" / "reliability_long_run.svg"
-COMMAND = "uv run python -m tests.chaos"
+COMMAND = "uv run --extra jvm python -m tests.chaos"
 
 SECTIONS = {
     "test_kill": "Killed processes",

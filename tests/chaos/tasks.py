@@ -139,28 +139,24 @@ def read(begin: Begin, root: str, expected: str, stop: str, endpoint: str | None
     context = context_at(root, endpoint=endpoint)
     looks, partial = 0, []
     begin()
-    while not Path(stop).exists():
+    ended = False
+    while not ended:
+        ended = Path(stop).exists()  # one more look after that
         before = _log(context.lake)
-        if before is None:
-            time.sleep(0.01)
-            continue
-        digests = {name: digest(context, name) for name in before[1]}
-        if _log(context.lake) != before:
-            continue  # the log has changed in the meantime, so the rows may have
+        digests = {name: digest(context, name) for name in before}
+        after = _log(context.lake)
         known = json.loads(Path(expected).read_text())
-        for name, row in before[1].items():
+        for name, row in before.items():
+            if after.get(name) != row:
+                continue  # it was logged anew in the meantime, so its rows may have changed
             looks += 1
             if digests[name] != known[row["source_fingerprint"]]:
                 counts = {table: len(rows) for table, rows in content(context, name).items()}
-                partial.append(f"{name} in version {before[0]} of the log: {counts}, logged {row['rows']}")
+                partial.append(f"{name}, ingested {row['ingested_at']}: {counts}, logged {row['rows']}")
         time.sleep(0.05)
     return {"looks": looks, "partial": partial}
 
 
-def _log(lake: DataLake) -> tuple[int, dict[str, dict[str, Any]]] | None:
-    """The version of the delivery log, and its rows by delivery."""
-    version = delta_log.version(lake, CONTRACT.address(CONTRACT.log))
-    if version is None:
-        return None
-    rows = delivery_log.read_all(lake, CONTRACT, delivery_log.ingested(lake, CONTRACT))
-    return (version, rows) if version == delta_log.version(lake, CONTRACT.address(CONTRACT.log)) else None
+def _log(lake: DataLake) -> dict[str, dict[str, Any]]:
+    """The rows of the delivery log, by delivery."""
+    return delivery_log.read_all(lake, CONTRACT, delivery_log.ingested(lake, CONTRACT))

@@ -59,7 +59,7 @@ def write_expected(context: IngestContext, known: Path, names: list[str]) -> Non
 def test_processes_that_ingest_different_deliveries_write_what_one_would(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
-    count, rounds = chaos.times(3, 8), chaos.times(1, 8)
+    count, rounds = chaos.times(3, 8), chaos.times(1, 4)
     alone, names = landed(tmp_path, count)
     ingest(alone, *names)
     expected, known, looks = content(alone), tmp_path / "expected.json", 0
@@ -91,7 +91,7 @@ def test_processes_that_ingest_different_deliveries_write_what_one_would(
 def test_processes_that_ingest_the_same_delivery_write_it_once(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
-    count, rounds = 8, 8
+    count, rounds = 8, 4
     alone, names = landed(tmp_path, 1)
     ingest(alone, *names)
     expected, known, looks = content(alone), tmp_path / "expected.json", 0
@@ -164,7 +164,7 @@ def test_ingests_publications_and_cleanups_at_once_do_not_disturb_each_other(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
     """Half of the processes ingest; the others publish a day, write its manifest and delete older days."""
-    count, rounds = 4, 5
+    count, rounds = 4, 3
     context, names = landed(tmp_path, count * rounds + 1)
     ingest(context, names[0])
     curated = DataLake.at(str(tmp_path / "curated"))
@@ -205,7 +205,7 @@ def test_ingests_publications_and_cleanups_at_once_do_not_disturb_each_other(
 @pytest.mark.chaos_long
 def test_two_orchestrators_can_ingest_the_same_delivery(chaos: Chaos, tmp_path: Path) -> None:
     """Dagster by `biocloud ingest`, and what Airflow runs on a cluster, `databricks/run_step.py`."""
-    rounds = 8
+    rounds = 5
     for number in range(rounds):
         biocloud = Biocloud(tmp_path / str(number))
         (name,) = synthetic.write(DataLake.at(str(biocloud.landing)), results=RESULTS, seed=number)
@@ -251,7 +251,7 @@ def test_sail_and_a_jvm_can_ingest_the_same_delivery(
     engines: tuple[Engine, Engine],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    rounds = 8
+    rounds = 5
     alone, names = landed(tmp_path, rounds)
     ingest(alone, *names)
     together = DataLake.at(str(tmp_path / "together"))

@@ -315,7 +315,7 @@ def test_a_clock_that_jumps_changes_no_rows(chaos: Chaos, tmp_path: Path) -> Non
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
-    trials, jumps = 40, 0
+    trials, jumps = 25, 0
     times = set()
     curated = DataLake.at(str(tmp_path / "curated"))
     published: dict[str, bytes] = {}
