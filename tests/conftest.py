@@ -17,6 +17,14 @@ hypothesis.settings.register_profile("biocloud", deadline=None)
 hypothesis.settings.load_profile("biocloud")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the tests that try to lose data, `tests/chaos`."""
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos", choices=("short", "long"), default="short", help="the form of tests/chaos")
+    group.addoption("--chaos-seed", type=int, default=1, help="the seed of tests/chaos")
+    group.addoption("--chaos-results", help="a folder for the results of tests/chaos, one JSON file for each test")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for another one at the end."""
     longest = ("test_interrupt.py", "test_commands.py")

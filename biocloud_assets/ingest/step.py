@@ -15,10 +15,10 @@ from itertools import product
 from typing import Any
 
 from biocloud_assets import __version__, steps
-from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError, SettingsError, TableError
+from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError, LakeError, SettingsError, TableError
 from biocloud_assets.ingest import delivery_log, table_checks
 from biocloud_assets.ingest.context import IngestContext
-from biocloud_assets.ingest.delivery import delivery_path, require_delivery
+from biocloud_assets.ingest.delivery import delivery_path, list_delivery, require_delivery
 from biocloud_assets.ingest.inspection import inspect
 from biocloud_assets.ingest.reader import clear_staging
 from biocloud_assets.ingest.tables import writing_tables
@@ -86,6 +86,8 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
         TableError: a table has other columns or types, a blocking check of a table failed, or the log alone is selected
             and a table holds an earlier state of the delivery. A delivery that is new or has changed is not in the log
             then.
+        LakeError: the landing zone or the lake can't be read or written, or the files of the delivery have changed
+            since they were listed. In the second case the delivery is not in the log.
     """
     contract = context.contract
     selection = _select(contract, request)
@@ -113,12 +115,30 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
             yield from _folders(context, inspection, selection)
             for table in written:
                 yield Materialization(contract.address(table), _table_metadata(context, inspection, table))
+        if selection.tables:
+            _raise_if_source_changed(context, inspection)
         yield from _check_tables(context, selection, inspection)
         if selection.log:
             _compare_unwritten_tables(context, selection, inspection)
             yield _write_log(context, selection, inspection, run)
     finally:
         clear_staging(context.staging, contract, request.delivery)
+
+
+def _raise_if_source_changed(context: IngestContext, inspection: Inspection) -> None:
+    """Fail if the files are no longer those that were inspected: the tables may hold rows of the old and new ones."""
+    listed = list_delivery(context.landing, context.contract, inspection.delivery)
+    if listed.fingerprint == inspection.files.fingerprint:
+        return
+    if delivery_log.read(context.lake, context.contract, inspection.delivery) is not None:
+        delivery_log.remove(context, inspection.delivery)
+    raise LakeError(
+        f"delivery {inspection.delivery}",
+        expected="the same files until it is ingested",
+        found="files that were changed, added or removed meanwhile",
+        hint="It is not in the delivery log. Ingest it again when it has arrived.",
+        transient=True,
+    )
 
 
 def _select(contract: Contract, request: StepRequest) -> _Selection:
