@@ -130,7 +130,7 @@ def _raise_if_source_changed(context: IngestContext, inspection: Inspection) -> 
     listed = list_delivery(context.landing, context.contract, inspection.delivery)
     if listed.fingerprint == inspection.files.fingerprint:
         return
-    if delivery_log.read(context.lake, context.contract, inspection.delivery) is not None:
+    if delivery_log.read(context.tables, context.contract, inspection.delivery) is not None:
         delivery_log.remove(context, inspection.delivery)
     raise LakeError(
         f"delivery {inspection.delivery}",

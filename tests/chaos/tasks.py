@@ -19,6 +19,7 @@ from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.schema import DELIVERY_COLUMN
 from biocloud_assets.spark import delta_log
+from biocloud_assets.spark.table_reader import TableReader
 from biocloud_assets.steps import RunInfo, StepRequest
 from tests.ingest.lakehouse import context_at, whole
 
@@ -142,9 +143,9 @@ def read(begin: Begin, root: str, expected: str, stop: str, endpoint: str | None
     ended = False
     while not ended:
         ended = Path(stop).exists()  # one more look after that
-        before = _log(context.lake)
+        before = _log(context.tables)
         digests = {name: digest(context, name) for name in before}
-        after = _log(context.lake)
+        after = _log(context.tables)
         known = json.loads(Path(expected).read_text())
         for name, row in before.items():
             if after.get(name) != row:
@@ -157,6 +158,6 @@ def read(begin: Begin, root: str, expected: str, stop: str, endpoint: str | None
     return {"looks": looks, "partial": partial}
 
 
-def _log(lake: DataLake) -> dict[str, dict[str, Any]]:
+def _log(tables: TableReader) -> dict[str, dict[str, Any]]:
     """The rows of the delivery log, by delivery."""
-    return delivery_log.read_all(lake, CONTRACT, delivery_log.ingested(lake, CONTRACT))
+    return delivery_log.read_all(tables, CONTRACT, delivery_log.ingested(tables, CONTRACT))

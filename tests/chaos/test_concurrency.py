@@ -77,7 +77,7 @@ def test_processes_that_ingest_different_deliveries_write_what_one_would(
         assert seen["partial"] == []
         looks += seen["looks"]
         assert content(together) == expected
-        assert delivery_log.ingested(together.lake, CONTRACT) == set(names)
+        assert delivery_log.ingested(together.tables, CONTRACT) == set(names)
     chaos.record(
         f"{count} processes can ingest different deliveries into one lake at once.",
         f"{count} processes begin together, into a lake without tables; another one reads it meanwhile.",
@@ -143,7 +143,7 @@ def test_a_delivery_that_is_delivered_again_meanwhile_is_never_logged_with_rows_
         if process.wait():
             refused += 1
             assert "transient: True" in process.printed(), process.printed()
-        logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+        logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
         if logged is not None:
             complete += 1
             assert digest(context, DELIVERY) == known[logged["source_fingerprint"]]
@@ -226,7 +226,7 @@ def test_two_orchestrators_can_ingest_the_same_delivery(chaos: Chaos, tmp_path: 
         assert (dagster.returncode, script.returncode) == (0, 0), printed
         context = open_lake(biocloud)
         assert all(found.equal for found in verify(context, name))
-        assert delivery_log.ingested(context.lake, CONTRACT) == {name}
+        assert delivery_log.ingested(context.tables, CONTRACT) == {name}
     chaos.record(
         "Two orchestrators can ingest the same delivery at once.",
         "`biocloud ingest` (Dagster) and `databricks/run_step.py` (as Airflow runs it), begun within 3 seconds.",

@@ -152,7 +152,7 @@ def test_files_of_hostile_names_are_ingested_and_nothing_leaves_the_lake(
     }
     assert tree(tmp_path, tmp_path / "root" / "out") == before
     written = [file.path for file in context.lake.walk()]
-    assert all(path.startswith(("raw/dsi/", "_ingested/dsi/")) for path in written)
+    assert all(path.startswith(("raw/dsi/", "_files/ingested/dsi/")) for path in written)
     assert {path.split("/")[2] for path in written if path.startswith("raw/")} == {
         table.name for table in (*CONTRACT.tables, CONTRACT.log)
     }
@@ -212,7 +212,7 @@ def test_hostile_values_come_back_as_they_are_and_change_no_other_row(chaos: Cha
         key = "id" if "id" in rows[0] else "result_id"
         assert sorted(row[key] for row in rows if row["_delivery"] == DELIVERY) == sorted(HOSTILE)
     curated = DataLake.at(str(tmp_path / "curated"))
-    publication = step.publish(context.spark, context.lake, curated, "2026-01-31")
+    publication = step.publish(context, curated, "2026-01-31")
     step.manifest(curated, "2026-01-31")
     (file,) = curated.walk(publication.path)
     names = pq.read_table(io.BytesIO(curated.read(file.path)))["scientificName"].to_pylist()

@@ -156,7 +156,7 @@ def test_an_ingest_that_is_killed_is_completed_by_the_next_and_no_reader_sees_a_
     while kill.killed < chaos.times(*((2, 110) if where == "folder" else (1, 30))):
         if kill.killed:  # the first time, there are tables; later the creation of the tables is killed too
             context.lake.delete_folder("raw")
-            context.lake.delete_folder("_ingested")
+            context.lake.delete_folder("_files/ingested")
         with watching(processes, root, source.known, endpoint=endpoint, environment=environment) as seen:
             for _ in range(chaos.times(1, 5)):
                 state = chaos.random.choice(names)
@@ -189,11 +189,11 @@ def recover(context: IngestContext) -> None:
 def assert_undisturbed(context: IngestContext, source: Source, expected: str) -> None:
     """The lake must hold what an undisturbed ingest of the present files leaves, and nothing else."""
     assert digest(context, DELIVERY) == expected
-    logged = delivery_log.read(context.lake, CONTRACT, DELIVERY)
+    logged = delivery_log.read(context.tables, CONTRACT, DELIVERY)
     assert logged is not None
     assert logged["source_fingerprint"] == source.fingerprint
-    others = [path for path in written_files(context) if path.startswith(("_staging", "_ingested"))]
-    assert others == [f"_ingested/dsi/{DELIVERY}"]
+    others = [path for path in written_files(context) if path.startswith(("_files/staging", "_files/ingested"))]
+    assert others == [f"_files/ingested/dsi/{DELIVERY}"]
 
 
 # The curated layer.
@@ -332,7 +332,7 @@ def test_a_command_that_is_killed_is_completed_by_the_next(chaos: Chaos, tmp_pat
         killed += process.returncode == -9
         biocloud("ingest", name)
         assert content(context) == expected
-        assert delivery_log.ingested(context.lake, CONTRACT) == {name}
+        assert delivery_log.ingested(context.tables, CONTRACT) == {name}
         # A run is recorded as failed when the next command finds that its process is gone.
         assert {run.status.value for run in biocloud.runs()} <= {"SUCCESS", "FAILURE", "CANCELED"}
     chaos.record(

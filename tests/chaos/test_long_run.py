@@ -94,7 +94,7 @@ def test_many_small_deliveries_grow_the_tables_by_their_rows_alone_and_the_histo
                     "log bytes": after["log bytes"],
                 }
             )
-            assert delivery_log.ingested(context.lake, CONTRACT) == deliveries
+            assert delivery_log.ingested(context.tables, CONTRACT) == deliveries
             # One file for each delivery in each of nine tables and the log: nothing that was replaced is kept.
             assert after["data files"] == 10 * len(deliveries)
     for one in (*CONTRACT.tables, CONTRACT.log):
@@ -110,7 +110,7 @@ def test_many_small_deliveries_grow_the_tables_by_their_rows_alone_and_the_histo
         # Every version of the log can be opened.
         for version in chaos.random.sample(versions, min(len(versions), 20)):
             opened.load_as_version(version)
-    assert sum(1 for entry in context.lake.walk("_ingested")) == len(deliveries)
+    assert sum(1 for entry in context.lake.walk("_files/ingested")) == len(deliveries)
     first, last = table[0]["seconds"], table[-1]["seconds"]
     chaos.record(
         "Many small deliveries grow the tables by their rows alone; the history stays readable.",

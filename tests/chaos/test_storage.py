@@ -48,7 +48,7 @@ def landed(root: Path, deliveries: int) -> tuple[IngestContext, list[str], dict[
 
 def assert_whole(context: IngestContext, expected: dict[str, str], *, all_of_them: bool = False) -> None:
     """Each delivery in the log must have all its rows."""
-    logged = delivery_log.ingested(context.lake, CONTRACT)
+    logged = delivery_log.ingested(context.tables, CONTRACT)
     assert {name: digest(context, name) for name in logged} == {name: expected[name] for name in logged}
     if all_of_them:
         assert logged == set(expected)
@@ -128,7 +128,7 @@ def test_a_full_disk_fails_the_ingest_with_the_reason_and_the_next_one_completes
             filler.unlink()
             ingest(context, names[1])
             assert_whole(context, expected, all_of_them=True)
-            assert not list(context.lake.walk("_staging"))
+            assert not list(context.lake.walk("_files/staging"))
     assert failed
     chaos.record(
         "A full disk fails an ingest with the reason; nothing that was there is lost.",
@@ -283,11 +283,11 @@ def test_a_delivery_that_is_named_after_a_future_day_hides_no_other(chaos: Chaos
         write(tmp_path / "in", name, sensor=[record("sensor", name=name)])
     ingest(context, *future)
     today = datetime.now(UTC).date()
-    start = lookback_start(delivery_log.ingested(context.lake, CONTRACT), lookback_days=36_500)
+    start = lookback_start(delivery_log.ingested(context.tables, CONTRACT), lookback_days=36_500)
     assert DELIVERY in discover(context.landing, CONTRACT, start_after=start)[0]
     ingest(context, DELIVERY)
-    assert take_snapshot(context.lake, CONTRACT, today).deliveries == (DELIVERY,)
-    assert delivery_log.ingested(context.lake, CONTRACT) == {*future, DELIVERY}
+    assert take_snapshot(context.tables, CONTRACT, today).deliveries == (DELIVERY,)
+    assert delivery_log.ingested(context.tables, CONTRACT) == {*future, DELIVERY}
     chaos.record(
         "A delivery that is named after a future day hides no other one.",
         "Deliveries of the years 2999 and 9999 are ingested before one of 2026.",
@@ -334,7 +334,7 @@ def test_a_clock_that_jumps_changes_no_rows(chaos: Chaos, tmp_path: Path) -> Non
                 jumps += 1
             process.outcome()
             assert_whole(context, expected)
-            logged = delivery_log.read(context.lake, CONTRACT, name)
+            logged = delivery_log.read(context.tables, CONTRACT, name)
             assert logged is not None
             times.add(logged["ingested_at"].year)
             processes.run("publish", curated=curated.root, salt="a")

@@ -231,13 +231,13 @@ def test_a_running_publication_reads_its_version_whatever_is_maintained_meanwhil
     context = context_at(tmp_path)
     ingest(context, DELIVERY)
     split(context, "analysis_group_result_prediction")
-    state = take_snapshot(context.lake, CONTRACT, date(2026, 2, 1))
+    state = take_snapshot(context.tables, CONTRACT, date(2026, 2, 1))
     age(context, DAYS_31)
     assert maintain(context)[PREDICTION].files_after == 1
     table = CONTRACT.table("analysis_group_result_prediction")
     assert delta_log.version(context.lake, PREDICTION) != state.versions[table.name]
-    assert current_rows(context.spark, context.lake, CONTRACT, state, table).count() == 3
-    assert take_snapshot(context.lake, CONTRACT, date(2026, 2, 1)).deliveries == state.deliveries
+    assert current_rows(context, state, table).count() == 3
+    assert take_snapshot(context.tables, CONTRACT, date(2026, 2, 1)).deliveries == state.deliveries
 
 
 @pytest.mark.timeout(600)
@@ -269,7 +269,7 @@ def test_maintenance_while_deliveries_are_ingested_loses_nothing(tmp_path: Path)
         thread.join()
     assert problems == []
     assert sum(merged) > 0, "both took place at the same time"
-    assert delivery_log.ingested(context.lake, CONTRACT) == set(names)
+    assert delivery_log.ingested(context.tables, CONTRACT) == set(names)
     for name in names:
         assert all(comparison.equal for comparison in verify(context, name))
     maintain(context)
