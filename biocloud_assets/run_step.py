@@ -121,7 +121,7 @@ def _maintenance_step(request: StepRequest, roots: Roots) -> Iterator[StepResult
             hint="Run two steps.",
         )
     lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
-    yield from maintenance_step(roots.engine, lambda: _session(roots), lake, request)
+    yield from maintenance_step(roots.engine, lambda: _session(roots), lake, request, roots.catalog)
 
 
 def _session(roots: Roots) -> SparkSession:
@@ -238,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lake-root", required=True, help="the folder or s3:// address of the Delta lake")
     add("--curated-root", help="the folder or s3:// address of the curated layer")
     add("--files-root", help="the folder of the lake's files that aren't tables, in a volume of Unity Catalog")
-    add("--catalog", help="the catalog of Unity Catalog that has the tables")
+    add("--catalog", type=lambda name: name or None, help="the catalog of Unity Catalog that has the tables")
     add("--engine", choices=get_args(Engine), default="databricks", help="what runs the Spark code")
     add("--orchestrator", default="script", help="what starts the step; the delivery log records it")
     add("--region", help="the AWS region of the buckets, if the process has no AWS_REGION")

@@ -1,6 +1,7 @@
 """The maintenance in Dagster: an op, the job `table_maintenance` and its weekly schedule."""
 
 # No `from __future__ import annotations`: Dagster reads the annotation of an op's config as it stands.
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,7 @@ from biocloud_assets.maintenance.step import maintenance_step
 from biocloud_assets.maintenance.tables import DEFAULT_DAYS
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.settings import Settings
-from biocloud_assets.steps import STEP_SCRIPT, Observation, StepRequest
+from biocloud_assets.steps import STEP_SCRIPT, Observation, RunInfo, StepRequest
 
 _COLUMNS = ("files_before", "files_after", "deleted_files", "deleted_log_files", "reclaimed_bytes")
 
@@ -35,6 +36,7 @@ class MaintenanceConfig(dg.Config):
             f"--retention-days={DEFAULT_DAYS}",
             "--landing-root={landing_root}",
             "--lake-root={lake_root}",
+            "--catalog={catalog}",
             "--orchestrator=airflow",
             "--run-id={run_id}",
         ],
@@ -52,11 +54,13 @@ def maintain_tables(
         dg.Failure: the number of days is too small, or ingests wrote a table at every attempt.
     """
     request = StepRequest(maintain=True, retention_days=config.retention_days, dry_run=config.dry_run)
-    engine, session, lake = lakehouse.checked_engine, lakehouse.session, lakehouse.lake()
     records = []
-    for result in run_step(
-        context, lakehouse, step_launcher, request, lambda _: maintenance_step(engine, session, lake, request)
-    ):
+
+    def run_here(_: RunInfo) -> Iterator[Observation]:
+        engine = lakehouse.checked_engine
+        return maintenance_step(engine, lakehouse.session, lakehouse.lake(), request, lakehouse.catalog)
+
+    for result in run_step(context, lakehouse, step_launcher, request, run_here):
         assert isinstance(result, Observation), result
         observed = to_dagster(result)
         assert isinstance(observed, dg.AssetObservation), observed

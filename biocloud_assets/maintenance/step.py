@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from biocloud_assets import steps
 from biocloud_assets.lake import DataLake
-from biocloud_assets.maintenance.tables import TableMaintenance, check_days, maintain_table
+from biocloud_assets.maintenance.tables import TableMaintenance, check_days, maintain_named_table, maintain_table
 from biocloud_assets.raw import contracts
 from biocloud_assets.settings import Engine
 from biocloud_assets.steps import Observation, StepRequest
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def maintain_tables(
-    engine: Engine, get_session: Callable[[], SparkSession], lake: DataLake, *, days: int | None, dry_run: bool
+    engine: Engine,
+    get_session: Callable[[], SparkSession],
+    lake: DataLake,
+    *,
+    days: int | None,
+    dry_run: bool,
+    catalog: str | None = None,
 ) -> Iterator[TableMaintenance]:
     """Maintain each table that exists.
 
@@ -27,6 +33,7 @@ def maintain_tables(
         lake: the lake.
         days: for how many days replaced files are kept; None for the default, 7.
         dry_run: change nothing.
+        catalog: the catalog of Unity Catalog that has the tables, if there is one.
 
     Yields:
         the outcome of each table, as soon as it is known.
@@ -39,20 +46,29 @@ def maintain_tables(
     get_spark = None if engine == "sail" else get_session
     for contract in contracts():
         for table in (*contract.tables, contract.log):
-            outcome = maintain_table(lake, contract.address(table), days=days, dry_run=dry_run, get_spark=get_spark)
+            path = contract.address(table)
+            if catalog is not None and engine == "databricks":
+                outcome = maintain_named_table(get_session(), path, catalog, days=days, dry_run=dry_run)
+            else:
+                outcome = maintain_table(lake, path, days=days, dry_run=dry_run, get_spark=get_spark)
             if outcome is not None:
                 yield outcome
 
 
 def maintenance_step(
-    engine: Engine, get_session: Callable[[], SparkSession], lake: DataLake, request: StepRequest
+    engine: Engine,
+    get_session: Callable[[], SparkSession],
+    lake: DataLake,
+    request: StepRequest,
+    catalog: str | None = None,
 ) -> Iterator[Observation]:
     """Maintain all tables, as a step: see `maintain_tables`.
 
     Yields:
         an observation of each table.
     """
-    for outcome in maintain_tables(engine, get_session, lake, days=request.retention_days, dry_run=request.dry_run):
+    days, dry_run = request.retention_days, request.dry_run
+    for outcome in maintain_tables(engine, get_session, lake, days=days, dry_run=dry_run, catalog=catalog):
         yield observation(outcome)
 
 

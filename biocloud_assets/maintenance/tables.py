@@ -32,6 +32,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from biocloud_assets.errors import SettingsError, TableError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.spark import delta_log
+from biocloud_assets.spark.table_reader import quoted_name
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, PostCommitHookProperties
@@ -151,6 +152,49 @@ def maintain_table(
     return _outcome(path, before, after, files, _count(current), dry_run=False)
 
 
+def maintain_named_table(
+    spark: SparkSession, path: str, catalog: str, *, days: int = DEFAULT_DAYS, dry_run: bool = False
+) -> TableMaintenance | None:
+    """Do the same by the table's name in Unity Catalog, with no access to its files but the engine's.
+
+    Args:
+        spark: a Spark that has OPTIMIZE and VACUUM. It deletes old log files itself.
+        path: the table's path in the lake.
+        catalog: the catalog that has it.
+        days: for how many days replaced files are kept. At least 7.
+        dry_run: change nothing; how many files a merge would leave isn't known then.
+
+    Returns:
+        the outcome; None if there is no table. The size of deleted files is that of its history, where VACUUM is
+        recorded.
+
+    Raises:
+        SettingsError: the number of days is too small.
+        TableError: other commits came first at every attempt.
+    """
+    days, name = check_days(days), quoted_name(path, catalog)
+    if not spark.catalog.tableExists(name):
+        return None
+    before = _file_count(spark, name)
+    vacuum = f"VACUUM {name} RETAIN {days * 24} HOURS"
+    if dry_run:
+        return TableMaintenance(path, before, before, spark.sql(f"{vacuum} DRY RUN").count(), 0, 0, True)
+    _retry(name, lambda: spark.sql(f"OPTIMIZE {name}").collect())
+    after, unused = _file_count(spark, name), spark.sql(f"{vacuum} DRY RUN").count()
+    reclaimed = 0
+    if unused:
+        _retry(name, lambda: spark.sql(vacuum).collect())
+        history = spark.sql(f"DESCRIBE HISTORY {name}").where("operation = 'VACUUM START'")
+        latest = history.orderBy("version", ascending=False).select("operationMetrics").limit(1).collect()
+        reclaimed = sum(int(row["operationMetrics"].get("sizeOfDataToDelete", 0)) for row in latest)
+    return TableMaintenance(path, before, after, unused, 0, reclaimed, False)
+
+
+def _file_count(spark: SparkSession, name: str) -> int:
+    (detail,) = spark.sql(f"DESCRIBE DETAIL {name}").select("numFiles").collect()
+    return int(detail["numFiles"])
+
+
 def _outcome(
     path: str, before: dict[str, int], after: dict[str, int], files: int, files_after: int, *, dry_run: bool
 ) -> TableMaintenance:
@@ -229,12 +273,18 @@ def _name(table: DeltaTable) -> str:
 
 def _commit(lake: DataLake, path: str, action: Callable[[DeltaTable], None]) -> None:
     """Change a table; if another commit came first, do it again with the table as it is then."""
-    from biocloud_assets.spark.delta import is_conflict
 
     def attempt() -> None:
         table = delta_log.open_table(lake, path)
         assert table is not None, path
         action(table)
+
+    _retry(lake.uri(path), attempt)
+
+
+def _retry(table: str, action: Callable[[], object]) -> None:
+    """Do something with a table; again, if another commit came first."""
+    from biocloud_assets.spark.delta import is_conflict
 
     try:
         Retrying(
@@ -242,12 +292,12 @@ def _commit(lake: DataLake, path: str, action: Callable[[DeltaTable], None]) -> 
             wait=wait_random_exponential(multiplier=0.5, max=10),
             stop=stop_after_attempt(_ATTEMPTS),
             reraise=True,
-        )(attempt)
+        )(action)
     except Exception as error:
         if not is_conflict(error):
             raise
         raise TableError(
-            lake.uri(path),
+            table,
             expected="a moment in which no ingest writes the same partition",
             found=f"a conflict at each of {_ATTEMPTS} attempts",
             hint="Nothing is lost. Repeat the maintenance when the running ingests have ended.",

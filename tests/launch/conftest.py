@@ -178,7 +178,7 @@ class Site:
     def run(
         self,
         instance: dg.DagsterInstance,
-        partition: str,
+        partition: str | None,
         launcher: str,
         *assets: str,
         checks: Sequence[str] | None = None,
@@ -188,7 +188,7 @@ class Site:
 
         Args:
             instance: where the run is stored.
-            partition: the delivery or the day.
+            partition: the delivery or the day, if the job has one.
             launcher: where the steps run.
             assets: the assets to materialise; all of the job if there are neither assets nor checks.
             checks: the checks to run, `raw/dsi/sensor:key`; without them all checks of the selected assets.
@@ -196,7 +196,7 @@ class Site:
         """
         self.set(BIOCLOUD_LAUNCHER=launcher)
         self._patch.setattr(definitions, "defs", build_definitions(Settings.load()))
-        if job == "dsi_raw":
+        if job == "dsi_raw" and partition is not None:
             instance.add_dynamic_partitions(DELIVERIES, [partition])
         repository = ReconstructableRepository.for_module("biocloud_assets.definitions", "defs")
         recon_job = repository.get_reconstructable_job(job)
@@ -219,7 +219,7 @@ class Site:
 def _create_run(
     instance: dg.DagsterInstance,
     job: dg.JobDefinition,
-    partition: str,
+    partition: str | None,
     assets: frozenset[dg.AssetKey] | None,
     checks: frozenset[dg.AssetCheckKey] | None,
 ) -> dg.DagsterRun:
@@ -232,7 +232,7 @@ def _create_run(
         run_id=None,
         run_config=_RUN_CONFIG,
         status=None,
-        tags={"dagster/partition": partition},
+        tags={} if partition is None else {"dagster/partition": partition},
         root_run_id=None,
         parent_run_id=None,
         step_keys_to_execute=None,

@@ -111,4 +111,7 @@ def test_deliveries_are_ingested_and_published_in_standard_mode(standard: Site, 
     published = standard.run(instance, "2026-03-01", "pipes", job="dsi_curated")
     assert published.success, published.errors or published.failure
     assert (standard.curated / "dsi/2026-03-01/manifest.json").exists()
-    assert len(standard.workspace.clusters) == 3
+
+    maintained = standard.run(instance, None, "pipes", job="table_maintenance")
+    assert maintained.success, maintained.errors or maintained.failure
+    assert len(standard.workspace.clusters) == 4

@@ -276,6 +276,7 @@ with DAG(
                             "--retention-days=7",
                             "--landing-root=s3://example-dsi-development",
                             "--lake-root=s3://example-lake-development",
+                            "--catalog=biocloud_development",
                             "--orchestrator=airflow",
                             "--run-id={{ run_id }}",
                         ],

@@ -276,6 +276,7 @@ with DAG(
                             "--retention-days=7",
                             "--landing-root=s3://example-dsi-production",
                             "--lake-root=s3://example-lake-production",
+                            "--catalog=biocloud_production",
                             "--orchestrator=airflow",
                             "--run-id={{ run_id }}",
                         ],
