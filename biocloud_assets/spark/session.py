@@ -115,7 +115,7 @@ def stop_session() -> None:
             return
         engine, session, server = _current
         _current = None
-        if engine in ("sail", "connect"):
+        if engine == "connect":
             # Otherwise a request that fails is repeated for ten minutes, for instance when the process was interrupted.
             session.client.set_retry_policies([])
         if engine != "databricks":
@@ -138,8 +138,12 @@ def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     server = SparkConnectServer(ip="127.0.0.1", port=0)
     server.start(background=True)
     _, port = server.listening_address
-    builder = SparkSession.builder.remote(f"sc://127.0.0.1:{port}")
-    return builder.config(_CALL_SITES, "false").getOrCreate(), server
+    # Without a setting, so that no request is sent yet. By default the client repeats a request for ten minutes, also the
+    # one that it sends as the process ends, so that the process of a run that is terminated early would go on.
+    session = SparkSession.builder.remote(f"sc://127.0.0.1:{port}").create()
+    session.client.set_retry_policies([])
+    session.conf.set(_CALL_SITES, "false")
+    return session, server
 
 
 def _start_jvm(s3_endpoint: str | None) -> tuple[SparkSession, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import dagster as dg
 import deltalake
+import psutil
 
 from biocloud_assets.raw.dsi.contract import CONTRACT
 
@@ -86,6 +87,15 @@ class Biocloud:
         """The runs of the home, the newest first."""
         with self.instance() as instance:
             return list(instance.get_runs())
+
+    def process_of(self, run: str) -> psutil.Process:
+        """The process that executes a run."""
+        with self.instance() as instance:
+            for entry in instance.all_logs(run, of_type=dg.DagsterEventType.ENGINE_EVENT):
+                metadata = entry.get_dagster_event().engine_event_data.metadata
+                if "pid" in metadata:
+                    return psutil.Process(int(str(metadata["pid"].value)))
+        raise AssertionError("no event names the process")
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 240) -> Any:
