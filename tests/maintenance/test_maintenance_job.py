@@ -18,6 +18,7 @@ from biocloud_assets.settings import Settings
 from tests.cli.biocloud import Biocloud
 from tests.ingest.deliveries import DELIVERY, write
 from tests.ingest.lakehouse import context_at, ingest, versions
+from tests.maintenance import old_files
 
 TABLES = [CONTRACT.address(table) for table in (*CONTRACT.tables, CONTRACT.log)]
 
@@ -34,9 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def leave_orphan(root: Path) -> Path:
     """Leave a file as a killed write does, long ago."""
-    folder = next((root / "out/raw/dsi/sensor").glob("_delivery=*"))
-    orphan = folder / "part-of-a-killed-write.parquet"
-    orphan.write_bytes(b"0123456789")
+    orphan = old_files.leave_orphan(context_at(root), "raw/dsi/sensor")
     os.utime(orphan, (0, 0))
     return orphan
 
