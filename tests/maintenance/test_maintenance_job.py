@@ -131,13 +131,3 @@ def test_the_command_prints_a_table_and_shows_the_outcome_in_the_ui(root: Path, 
     assert record.asset_observation.metadata["reclaimed_bytes"].value == 10
     assert "expected at least 7 days" in biocloud("maintain", "--days", "3", code=2)
     assert "There is no table" in Biocloud(tmp_path / "other")("maintain")
-
-
-@pytest.mark.parametrize(("scheduler", "status"), [("dagster", "RUNNING"), ("airflow", "STOPPED")])
-def test_the_schedule_runs_by_itself_where_dagster_is_the_scheduler(scheduler: Any, status: str) -> None:
-    settings = Settings(
-        env="production", launcher="none", scheduler_override=scheduler, landing_root="in", lake_root="out"
-    )
-    schedule = build_definitions(settings).get_repository_def().get_schedule_def("table_maintenance_weekly")
-    assert schedule.default_status.value == status
-    assert schedule.cron_schedule == "45 3 * * 0"

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from biocloud_assets.errors import SettingsError
 from biocloud_assets.ingest import delivery_log
@@ -155,12 +154,11 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> IngestContext:
     context = context_at(root)
     ingest(context, DELIVERY)
     table = CONTRACT.table("sensor")
-    rows = context.read_table(table).drop(DELIVERY_COLUMN).toPandas()
     schema = spark_schema(table)
-    frame = context.spark.createDataFrame(rows, StructType(schema.fields[:-1]))
+    rows = context.read_table(table).where(F.col(DELIVERY_COLUMN) == DELIVERY).drop(DELIVERY_COLUMN)
     for number in range(1, 26):
         name = f"2026-03-{number:02}-06:00:00"
-        delta.replace_partition(context.spark, context.lake, SENSOR, frame, schema, DELIVERY_COLUMN, name)
+        delta.replace_partition(context.spark, context.lake, SENSOR, rows, schema, DELIVERY_COLUMN, name)
     then = time.time() - DAYS_31
     for file in Path(context.lake.root, SENSOR, "_delta_log").iterdir():
         if file.name[:20].isdigit() and int(file.name[:20]) <= 22:
