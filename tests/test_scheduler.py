@@ -12,7 +12,7 @@ from biocloud_assets.environments import load_environment
 from biocloud_assets.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-STARTS_RUNS = {"dsi_curated_daily", "dsi_curated_on_delivery", "dsi_deliveries"}
+STARTS_RUNS = {"dsi_curated_daily", "dsi_curated_on_delivery", "dsi_deliveries", "table_maintenance_weekly"}
 """The sensors and schedules that run by default if Dagster is the scheduler."""
 START_NONE = {"dsi_external_ingests", "run_failure_messages"}
 """Sensors that start no run, whatever is the scheduler."""

@@ -133,12 +133,13 @@ def maintain_table(
         return None
     before = {file.path: file.size for file in lake.walk(path)}
     small, merged = _mergeable(table)
-    unused = _vacuumed(table, days)
+    # delta-rs also lists the files that an earlier vacuum has deleted, as long as the log names their removal.
+    unused = [name for name in (f"{path}/{file}" for file in _vacuumed(table, days)) if name in before]
     old_log_files = [] if get_spark is not None else _old_log_files(lake, path, days)
     files = _count(table)
     if dry_run:
-        deleted = [f"{path}/{name}" for name in unused]
-        after = {name: size for name, size in before.items() if name not in {*deleted, *old_log_files}}
+        gone = {*unused, *old_log_files}
+        after = {name: size for name, size in before.items() if name not in gone}
         return _outcome(path, before, after, files, files - small + merged, dry_run=True)
     if merged < small:
         _commit(lake, path, lambda current: _compact(current, get_spark))

@@ -179,7 +179,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
 def test_help_teaches_by_example(tmp_path: Path) -> None:
     biocloud = Biocloud(tmp_path)
     assert "biocloud ingest --sample" in biocloud("--help")
-    for command in ("ingest", "deliveries", "verify", "sample", "dev"):
+    for command in ("ingest", "deliveries", "verify", "sample", "maintain", "dev"):
         assert f"biocloud {command}" in biocloud(command, "--help").partition("Example")[2]
 
 

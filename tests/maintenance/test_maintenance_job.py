@@ -18,6 +18,7 @@ from biocloud_assets.settings import Settings
 from tests.cli.biocloud import Biocloud
 from tests.ingest.deliveries import DELIVERY, write
 from tests.ingest.lakehouse import context_at, ingest, versions
+from tests.maintenance import old_files
 
 TABLES = [CONTRACT.address(table) for table in (*CONTRACT.tables, CONTRACT.log)]
 
@@ -34,9 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def leave_orphan(root: Path) -> Path:
     """Leave a file as a killed write does, long ago."""
-    folder = next((root / "out/raw/dsi/sensor").glob("_delivery=*"))
-    orphan = folder / "part-of-a-killed-write.parquet"
-    orphan.write_bytes(b"0123456789")
+    orphan = old_files.leave_orphan(context_at(root), "raw/dsi/sensor")
     os.utime(orphan, (0, 0))
     return orphan
 
@@ -132,13 +131,3 @@ def test_the_command_prints_a_table_and_shows_the_outcome_in_the_ui(root: Path, 
     assert record.asset_observation.metadata["reclaimed_bytes"].value == 10
     assert "expected at least 7 days" in biocloud("maintain", "--days", "3", code=2)
     assert "There is no table" in Biocloud(tmp_path / "other")("maintain")
-
-
-@pytest.mark.parametrize(("scheduler", "status"), [("dagster", "RUNNING"), ("airflow", "STOPPED")])
-def test_the_schedule_runs_by_itself_where_dagster_is_the_scheduler(scheduler: Any, status: str) -> None:
-    settings = Settings(
-        env="production", launcher="none", scheduler_override=scheduler, landing_root="in", lake_root="out"
-    )
-    schedule = build_definitions(settings).get_repository_def().get_schedule_def("table_maintenance_weekly")
-    assert schedule.default_status.value == status
-    assert schedule.cron_schedule == "45 3 * * 0"

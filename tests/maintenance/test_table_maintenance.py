@@ -27,6 +27,7 @@ from biocloud_assets.schema import DELIVERY_COLUMN, spark_schema
 from biocloud_assets.spark import delta, delta_log
 from tests.ingest.deliveries import DELIVERY, record, write
 from tests.ingest.lakehouse import content, context_at, failed, ingest, land, versions
+from tests.maintenance.old_files import age, age_removals, leave_orphan, split
 
 SENSOR = "raw/dsi/sensor"
 PREDICTION = "raw/dsi/analysis_group_result_prediction"
@@ -44,32 +45,6 @@ def maintain(context: IngestContext, *, dry_run: bool = False, days: int | None 
 def done(outcome: TableMaintenance) -> tuple[int, int, int, int]:
     """Files before, files after, data files deleted, log files deleted."""
     return outcome.files_before, outcome.files_after, outcome.deleted_files, outcome.deleted_log_files
-
-
-def split(context: IngestContext, table: str, delivery: str = DELIVERY) -> None:
-    """Write a delivery's rows again, in several files."""
-    spec = CONTRACT.table(table)
-    rows = context.read_table(spec).where(F.col(DELIVERY_COLUMN) == delivery).drop(DELIVERY_COLUMN).repartition(4)
-    delta.replace_partition(
-        context.spark, context.lake, CONTRACT.address(spec), rows, spark_schema(spec), DELIVERY_COLUMN, delivery
-    )
-
-
-def age(context: IngestContext, seconds: int, *, log: bool = False) -> None:
-    """Make data files, or log files too, older."""
-    then = time.time() - seconds
-    for file in Path(context.lake.root).rglob("*"):
-        if file.is_file() and (log or "_delta_log" not in file.parts):
-            os.utime(file, (then, then))
-
-
-def forget_removals(context: IngestContext, table: str, seconds: int) -> None:
-    """Make the removals in a table's log older, which Delta dates by the log's own field."""
-    for file in Path(context.lake.root, table, "_delta_log").glob("*.json"):
-        text = file.read_text()
-        for stamp in {part.split(",")[0].split("}")[0] for part in text.split('"deletionTimestamp":')[1:]}:
-            text = text.replace(f'"deletionTimestamp":{stamp}', f'"deletionTimestamp":{int(stamp) - seconds * 1000}')
-        file.write_text(text)
 
 
 def results(probabilities: list[float]) -> list[dict[str, Any]]:
@@ -117,7 +92,8 @@ def test_the_small_files_of_a_delivery_are_merged_and_the_rows_stay_the_same(tmp
     again = versions(context)
     assert done(maintain(context)[PREDICTION]) == (1, 1, 0, 0)
     assert versions(context) == again
-    assert failed(ingest(context, DELIVERY)) == {}
+    ingest(context, DELIVERY)
+    assert repr(content(context)) == repr(expected)
 
 
 def test_files_of_two_deliveries_are_never_merged(tmp_path: Path) -> None:
@@ -136,19 +112,16 @@ def test_replaced_and_orphaned_files_are_deleted_when_they_are_older_than_the_re
     first = delta_log.version(context.lake, SENSOR)
     write(tmp_path / "in", sensor=[record("sensor"), record("sensor", id="sensor-2")])
     ingest(context, DELIVERY)
-    folder = next(Path(context.lake.root, SENSOR).glob("_delivery=*"))
-    (folder / "part-of-a-killed-write.parquet").write_bytes(b"0123456789")
+    folder = leave_orphan(context, SENSOR).parent
 
     assert done(maintain(context)[SENSOR]) == (1, 1, 0, 0), "they are new"
     assert len(DeltaTable(context.lake.uri(SENSOR), version=first).to_pyarrow_table()) == 1, "history is readable"
 
     age(context, DAYS_8)
-    forget_removals(context, SENSOR, DAYS_8)
+    age_removals(context, SENSOR, DAYS_8)
     expected = content(context)
-    size = sum(file.stat().st_size for file in folder.iterdir()) - sum(
-        Path(uri.removeprefix("file://")).stat().st_size
-        for uri in map(_on_disk, DeltaTable(context.lake.uri(SENSOR)).file_uris())
-    )
+    (live,) = DeltaTable(context.lake.uri(SENSOR)).file_uris()
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.name != Path(live).name)
     planned = maintain(context, dry_run=True)[SENSOR]
     assert done(maintain(context, days=9)[SENSOR]) == (1, 1, 0, 0), "a longer retention keeps them"
     outcome = maintain(context)[SENSOR]
@@ -159,11 +132,6 @@ def test_replaced_and_orphaned_files_are_deleted_when_they_are_older_than_the_re
     assert done(maintain(context)[SENSOR]) == (1, 1, 0, 0)
     assert versions(context) == before, "a repetition commits nothing"
     assert len(context.read_table(CONTRACT.table("sensor")).collect()) == 2
-
-
-def _on_disk(uri: str) -> str:
-    """Where a file is: Sail writes the colons of the partition as `%3A`, and delta-rs returns the path as it is."""
-    return uri.removeprefix("file://")
 
 
 def test_a_retention_below_deltas_168_hours_is_refused_before_anything_is_done(tmp_path: Path) -> None:
@@ -186,12 +154,11 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> IngestContext:
     context = context_at(root)
     ingest(context, DELIVERY)
     table = CONTRACT.table("sensor")
-    rows = context.read_table(table).drop(DELIVERY_COLUMN).toPandas()
     schema = spark_schema(table)
-    frame = context.spark.createDataFrame(rows, spark_schema(table).__class__(schema.fields[:-1]))
+    rows = context.read_table(table).where(F.col(DELIVERY_COLUMN) == DELIVERY).drop(DELIVERY_COLUMN)
     for number in range(1, 26):
         name = f"2026-03-{number:02}-06:00:00"
-        delta.replace_partition(context.spark, context.lake, SENSOR, frame, schema, DELIVERY_COLUMN, name)
+        delta.replace_partition(context.spark, context.lake, SENSOR, rows, schema, DELIVERY_COLUMN, name)
     then = time.time() - DAYS_31
     for file in Path(context.lake.root, SENSOR, "_delta_log").iterdir():
         if file.name[:20].isdigit() and int(file.name[:20]) <= 22:

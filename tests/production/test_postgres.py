@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -204,7 +205,9 @@ def production(database: dict[str, str], tmp_path: Path) -> Production:
 
 def test_the_database_is_created_and_migrated(production: Production) -> None:
     production.dagster("instance", "migrate")
-    assert "PostgresStorage" in production.dagster("instance", "info").replace("DagsterPostgres", "Postgres")
+    schemas = re.findall(r"current: (\w+)\n +latest: (\w+)", production.dagster("instance", "info"))
+    assert len(schemas) == 3
+    assert all(current == latest for current, latest in schemas)
     tables = {name for (name,) in production.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     assert {"alembic_version", "runs", "event_logs", "jobs", "job_ticks", "concurrency_limits"} <= tables
     production.dagster("instance", "migrate")
