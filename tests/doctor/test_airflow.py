@@ -57,7 +57,8 @@ def mwaa(site: Site) -> Iterator[Mwaa]:
     server = make_server("127.0.0.1", 0, mwaa, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    site.set(AWS_ENDPOINT_URL_MWAA=f"http://127.0.0.1:{server.server_port}")
+    # Without the second, the client puts "api." and "env." before the host.
+    site.set(AWS_ENDPOINT_URL_MWAA=f"http://127.0.0.1:{server.server_port}", AWS_DISABLE_HOST_PREFIX_INJECTION="true")
     site.configure(scheduler="airflow", region=REGION)
     yield mwaa
     server.shutdown()
