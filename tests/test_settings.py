@@ -211,3 +211,10 @@ def test_a_renamed_variable_is_read_under_its_old_name_with_a_warning(
     monkeypatch.setenv(new, "airflow" if value == "dagster" else "7")
     with pytest.warns(UserWarning):
         assert getattr(Settings.load(), attribute) != value, "the new name has precedence"
+
+
+def test_a_command_about_one_environment_loads_the_settings_of_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOCLOUD_ENV", "production")
+    assert Settings.load("local").env == "local"
+    development = Settings.load("development")
+    assert development.lake == load_environment(Path("databricks/environments.yml"), "development").lake_root

@@ -17,13 +17,6 @@ from biocloud_assets.doctor.findings import Finding, brief, failed, not_checked,
 if TYPE_CHECKING:
     from databricks.sdk.service.catalog import ExternalLocationInfo
 
-_SECURABLE_TYPES = {
-    "CATALOG": "catalog",
-    "SCHEMA": "schema",
-    "EXTERNAL LOCATION": "external_location",
-    "VOLUME": "volume",
-}
-
 
 def metastore(context: DoctorContext) -> Iterator[Finding]:
     """The workspace has a metastore, in the region of the buckets."""
@@ -199,11 +192,12 @@ def _granted(context: DoctorContext, securable: str, name: str, owner: str | Non
 def _privileges(context: DoctorContext, grant: Grant, owner: str | None) -> Finding:
     """Whether the principal has the privileges, itself or through a group, on the object or on one above it."""
     from databricks.sdk.errors.platform import PermissionDenied
+    from databricks.sdk.service.catalog import SecurableType
 
     name = f"privileges on {grant.securable.lower()} {grant.name}"
     if context.is_principal(owner):
         return ok(name, f"owned by {owner}")
-    kind, api = _SECURABLE_TYPES[grant.securable], context.client.grants
+    kind, api = SecurableType[grant.securable.replace(" ", "_")].value, context.client.grants
     try:
         assignments = api.get_effective(kind, grant.name).privilege_assignments
     except PermissionDenied:  # who may not see the grants of all may see its own

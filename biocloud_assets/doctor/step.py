@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -162,12 +163,14 @@ def _by_path(spark: SparkSession, uri: str) -> Iterator[_Attempt]:
 
 
 def _by_name(spark: SparkSession, name: str, uri: str) -> Iterator[_Attempt]:
-    table = ".".join(f"`{part}`" for part in name.split("."))
+    table, number = ".".join(f"`{part}`" for part in name.split(".")), uuid.uuid4().int % 2**62
     yield "CREATE SCHEMA", lambda: spark.sql(f"CREATE SCHEMA IF NOT EXISTS {table.rpartition('.')[0]}")
     create = f"CREATE TABLE IF NOT EXISTS {table} (id BIGINT) USING DELTA LOCATION '{uri}'"
     yield "CREATE TABLE … LOCATION", lambda: spark.sql(create)
-    yield "write", lambda: spark.range(3).write.format("delta").mode("append").saveAsTable(table)
-    yield "read", lambda: _expect(3, spark.table(table).count())
+    # A probe whose files couldn't be deleted has left rows, so its own number is in each row.
+    yield "write", lambda: spark.sql(f"INSERT INTO {table} SELECT {number} AS id FROM range(3)")
+    yield "read", lambda: _expect(3, spark.table(table).where(f"id = {number}").count())
+    yield "delete", lambda: spark.sql(f"DELETE FROM {table} WHERE id = {number}")
     yield "DROP TABLE", lambda: spark.sql(f"DROP TABLE {table}")
 
 

@@ -83,13 +83,18 @@ def pools(context: DoctorContext) -> Iterator[Finding]:
 def _pool(
     context: DoctorContext, name: str, cluster: Cluster, pool_id: str, nodes: int, most: int
 ) -> Iterator[Finding]:
-    from databricks.sdk.errors.platform import NotFound
+    from databricks.sdk.errors.platform import NotFound, PermissionDenied
 
     try:
         pool = context.client.instance_pools.get(pool_id)
     except NotFound:
-        advice = "Create it (docs/databricks.md), and put its ID into environments.yml; or CAN_ATTACH_TO is missing."
+        advice = "Create it (docs/databricks.md), and put its ID into environments.yml."
         yield failed(name, f"no pool with the ID {pool_id}", advice)
+        return
+    except PermissionDenied as error:
+        if not context.submits_as_itself:
+            raise
+        yield failed(name, f"{pool_id}: {brief(error)}", _attach_command(context, pool_id))
         return
     state = pool.state.value if pool.state is not None else "ACTIVE"
     if state != "ACTIVE":
@@ -143,17 +148,13 @@ def _pool_permission(context: DoctorContext, name: str, pool_id: str) -> Iterato
                 level = entry.all_permissions[0].permission_level
                 yield ok(check, f"{level.value if level else 'some'} for {who}")
                 return
-    command = (
-        f"databricks permissions update instance-pools {pool_id} --json '"
-        + json.dumps({"access_control_list": [_access_control(context)]})
-        + "'"
-    )
-    yield failed(check, f"none for {context.principal}", command)
+    yield failed(check, f"none for {context.principal}", _attach_command(context, pool_id))
 
 
-def _access_control(context: DoctorContext) -> dict[str, str]:
+def _attach_command(context: DoctorContext, pool_id: str) -> str:
     kind = "user_name" if "@" in context.principal else "service_principal_name"
-    return {kind: context.principal, "permission_level": "CAN_ATTACH_TO"}
+    body = json.dumps({"access_control_list": [{kind: context.principal, "permission_level": "CAN_ATTACH_TO"}]})
+    return f"databricks permissions update instance-pools {pool_id} --json '{body}'"
 
 
 def runtime(context: DoctorContext) -> Iterator[Finding]:
@@ -305,18 +306,21 @@ def secrets(context: DoctorContext) -> Iterator[Finding]:
 
 
 def _missing_secrets(context: DoctorContext, scope: str, keys: list[str]) -> str | None:
-    from databricks.sdk.errors.platform import NotFound
+    from databricks.sdk.errors.platform import NotFound, PermissionDenied
 
     try:
         found = {secret.key for secret in context.client.secrets.list_secrets(scope)}
     except NotFound:
         return f"no scope {scope}"
+    except PermissionDenied:
+        return f"no permission to read the scope {scope}"
     missing = [key for key in keys if key not in found]
     return f"the scope {scope} has no {', '.join(missing)}" if missing else None
 
 
 def _secret_advice(scope: str) -> str:
-    return f"`databricks secrets create-scope {scope}`, then `databricks secrets put-secret {scope} <key>`."
+    commands = (f"create-scope {scope}", f"put-secret {scope} <key>", f"put-acl {scope} <principal> READ")
+    return ", ".join(f"`databricks secrets {command}`" for command in commands)
 
 
 def legacy_settings(context: DoctorContext) -> Iterator[Finding]:

@@ -182,7 +182,8 @@ def _list_locations(workspace: Workspace, request: Request) -> Any:
 
 
 @route("GET", r"2\.1/unity-catalog/effective-permissions/([^/]+)/([^/]+)")
-def _effective(workspace: Workspace, request: Request, kind: str, name: str) -> Any:
+def _effective(workspace: Workspace, request: Request, securable_type: str, name: str) -> Any:
+    kind = securable_type.lower()  # the versions of the SDK differ in the case
     if (kind, name) not in workspace.unity_catalog.objects:
         raise ApiError(404, f"{kind.upper()}_DOES_NOT_EXIST", f"{kind} '{name}' does not exist.")
     only = request.query.get("principal")

@@ -172,6 +172,13 @@ Change = Callable[[Site], Any]
             id="no pool",
         ),
         pytest.param(
+            lambda site: site.workspace.setup.forbidden.append("/instance-pools/get"),
+            "instance pool",
+            "failed",
+            "does not have permission to view",
+            id="the pool may not be used",
+        ),
+        pytest.param(
             lambda site: site.workspace.setup.pools[POOL_ID].update(state="STOPPED"),
             "instance pool",
             "failed",
@@ -284,6 +291,13 @@ Change = Callable[[Site], Any]
             "failed",
             "no scope scope → `databricks secrets create-scope scope`",
             id="no secret scope",
+        ),
+        pytest.param(
+            lambda site: site.workspace.setup.forbidden.append("/secrets/list"),
+            "secrets of the group sync",
+            "warning",
+            "no permission to read the scope biocloud",
+            id="the secrets may not be read",
         ),
         pytest.param(
             lambda site: site.configure(cluster={"spark_env_vars": {"A_TOKEN": "{{secrets/biocloud/key}}"}}),

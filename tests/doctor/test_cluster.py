@@ -1,0 +1,102 @@
+"""`biocloud doctor --cluster`: one run on a cluster of the local workspace, which writes and deletes a probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from biocloud_assets.doctor.step import FOLDER, parse
+from biocloud_assets.run_step import main
+from tests.doctor.conftest import GIT_URL, Site
+from tests.repository import code  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.databricks, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def ready(site: Site, code: Path, s3_server: str) -> Site:  # noqa: F811
+    """An environment whose clusters run the code of this checkout on the local S3."""
+    site.workspace.repositories[GIT_URL] = code
+    site.workspace.instance_profile = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }
+    return site
+
+
+@pytest.mark.parametrize("catalog", ["sail", None])
+def test_one_run_lists_writes_reads_and_deletes_and_leaves_nothing(ready: Site, catalog: str | None) -> None:
+    import boto3
+
+    ready.configure(catalog=catalog)
+    found = ready.examine(on_cluster=True)
+    on_cluster = {check: one for check, one in found.items() if check.startswith(("cluster", "probe"))}
+    assert {check: one for check, one in on_cluster.items() if one.status != "ok"} == {}
+    table = "Delta table by path" if catalog is None else "Delta table by name"
+    assert on_cluster.keys() >= {
+        "cluster",
+        "cluster: versions",
+        "cluster: region",
+        "cluster: listing of landing_root",
+        "cluster: listing of lake_root",
+        "cluster: listing of curated_root",
+        f"cluster: {table}",
+        "cluster: deletion of the probe",
+        "probe of the message place",
+    }
+    assert "pyarrow" in on_cluster["cluster: versions"].found
+    if catalog is not None:
+        for statement in ("CREATE TABLE … LOCATION", "write", "read", "delete", "DROP TABLE"):
+            assert statement in on_cluster[f"cluster: {table}"].found
+    assert len(ready.workspace.clusters) == 1
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket=ready.lake)
+
+
+def test_what_a_cluster_can_not_do_is_a_finding_and_does_not_stop_the_rest(ready: Site) -> None:
+    ready.configure(catalog=None, landing_root="s3://there-is-none")
+    ready.configure(cluster={"spark_env_vars": {"AWS_REGION": "us-east-1"}})
+    found = ready.examine(on_cluster=True)
+    assert found["cluster"].status == "ok"
+    assert (found["cluster: region"].status, found["cluster: region"].found) == ("failed", "us-east-1, not eu-west-1")
+    assert found["cluster: listing of landing_root"].status == "failed"
+    assert found["cluster: Delta table by path"].status == "ok"
+
+
+def test_a_run_that_fails_is_refused_or_hangs_says_why(ready: Site) -> None:
+    ready.workspace.plan_run("no cluster")
+    assert "AWS_INSUFFICIENT_INSTANCE_CAPACITY" in ready.examine(on_cluster=True)["cluster"].found
+    ready.workspace.plan_run("pending")
+    ready.configure(start_timeout_seconds=1, timeout_seconds=1)
+    hanging = ready.examine(on_cluster=True)["cluster"]
+    assert (hanging.status, "has not ended after 2 seconds, and is cancelled" in hanging.found) == ("failed", True)
+    ready.configure(cluster={"instance_pool_id": "1"})
+    refused = ready.examine(on_cluster=True)["cluster"]
+    assert (refused.status, "Can't find an instance pool with id: 1" in refused.found) == ("failed", True)
+
+
+def test_where_no_message_can_be_written_the_probe_fails(ready: Site) -> None:
+    ready.workspace.plan_run("fail", times=9)
+    ready.configure(messages="s3://there-is-none/pipes")
+    assert ready.examine(on_cluster=True)["probe of the message place"].status == "failed"
+    ready.configure(messages="/Volumes/main/biocloud/staging")
+    assert ready.examine(on_cluster=True)["probe of the message place"].status == "ok"
+    assert ready.workspace.staged_files() == []
+
+
+def test_the_probe_can_be_run_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder, on the embedded engine; a root that is missing is a finding."""
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    (tmp_path / "out").mkdir()
+    roots = ["--landing-root", str(tmp_path / "in"), "--lake-root", str(tmp_path / "out")]
+    main(["--doctor", "--engine", "sail", "--region", "eu-west-1", *roots])
+    found = {finding.check: finding.status for finding in parse(capsys.readouterr().out)}
+    assert found["cluster: listing of landing_root"] == "failed"
+    assert found["cluster: listing of lake_root"] == "ok"
+    assert found["cluster: Delta table by path"] == "ok"
+    assert not (tmp_path / "out" / FOLDER).exists()
