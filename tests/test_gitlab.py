@@ -206,7 +206,8 @@ def test_the_pipeline_of_the_default_branch_checks_all_and_deploys_to_developmen
 ) -> None:
     clone.switch("main")
     ends = clone.run(PYTEST_ADDOPTS=FEW_TESTS)
-    assert ends == dict.fromkeys([*AUTOMATIC, "deploy_dags_development"], "PASS")
+    assert ends == dict.fromkeys([*AUTOMATIC, "deploy_dags_development", "pages"], "PASS")
+    assert (clone.root / "public/index.html").exists()
     assert buckets.dags("development") == committed("development") != {}
     assert buckets.dags("production") == {}
     checks = [one["checks"] for one in json.loads((clone.root / "asset-checks.json").read_text())["deliveries"]]

@@ -58,6 +58,21 @@ def test_a_process_that_has_read_the_log_ends_normally(sampled: tuple[Biocloud, 
         assert subprocess.run(command, capture_output=True, text=True).stderr == ""
 
 
+def test_a_day_is_published_and_old_days_are_deleted_from_the_command_line(sampled: tuple[Biocloud, str]) -> None:
+    biocloud, _ = sampled
+    dsi = biocloud.home / "curated/dsi"
+    for day in ("2026-01-01", "2026-03-01"):
+        assert "513" in biocloud("curated", "publish", "--run-date", day)
+        assert not (dsi / day / "manifest.json").exists(), "DSI may not read it yet"
+        assert "written" in biocloud("curated", "manifest", "--run-date", day)
+        assert (dsi / day / "manifest.json").exists()
+    cleanup = ["curated", "cleanup", "--run-date", "2026-03-01", "--days", "30"]
+    assert "would be deleted" in biocloud(*cleanup, "--dry-run")
+    assert {folder.name for folder in dsi.iterdir()} == {"2026-01-01", "2026-03-01"}
+    assert "deleted" in biocloud(*cleanup)
+    assert {folder.name for folder in dsi.iterdir()} == {"2026-03-01"}
+
+
 def test_a_second_run_writes_nothing_and_says_so(sampled: tuple[Biocloud, str]) -> None:
     biocloud, _ = sampled
     before = biocloud.versions()
