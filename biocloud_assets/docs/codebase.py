@@ -17,7 +17,7 @@ from biocloud_assets.docs.modules import Module, modules
 from biocloud_assets.environments import Environment, load_environment
 from biocloud_assets.raw import contracts
 from biocloud_assets.schema import Contract, Presence, Table, walk
-from biocloud_assets.spark.delta import table_name
+from biocloud_assets.spark.table_reader import table_name
 
 _PAGE = """\
 <!-- Generated from the Dagster definitions and the folders by `python -m biocloud_assets.docs`. -->
