@@ -191,7 +191,7 @@ def _probe(given: argparse.Namespace) -> None:
     """Print what a step finds on this cluster, for `biocloud doctor --cluster`."""
     from biocloud_assets.doctor.step import Probe, report
 
-    roots = given.landing_root, given.lake_root, given.curated_root
+    roots = given.landing_root, given.lake_root, given.curated_root, given.files_root
     report(Probe(*roots, given.catalog, given.engine, Settings().s3_endpoint, given.region))
 
 

@@ -39,6 +39,8 @@ class Probe:
         landing: the root of the landing zone.
         lake: the root of the lake.
         curated: the root of the curated layer.
+        files: the volume with the lake's files that aren't tables, if there is one. The process has no other way to the
+            lake's files then.
         catalog: the catalog of Unity Catalog, if there is one.
         engine: what `spark` is.
         s3_endpoint: the URL of an S3 other than Amazon's.
@@ -48,6 +50,7 @@ class Probe:
     landing: str
     lake: str
     curated: str | None
+    files: str | None
     catalog: str | None
     engine: Engine
     s3_endpoint: str | None
@@ -108,7 +111,8 @@ def _region(probe: Probe) -> Iterator[Finding]:
 def _listing(probe: Probe) -> Iterator[Finding]:
     from biocloud_assets.errors import LakeError
 
-    for name, root in (("landing_root", probe.landing), ("lake_root", probe.lake), ("curated_root", probe.curated)):
+    lake = ("lake_root", probe.lake) if probe.files is None else ("volumes.files", probe.files)
+    for name, root in (("landing_root", probe.landing), lake, ("curated_root", probe.curated)):
         if root is None:
             continue
         check = f"cluster: listing of {name}"
@@ -137,7 +141,10 @@ def _spark(probe: Probe) -> Iterator[Finding]:
     else:
         table = table_name(f"raw/{contracts()[0].source}/{FOLDER}", probe.catalog)
         yield from _attempts("cluster: Delta table by name", _by_name(spark, table, lake.uri(FOLDER)))
-    yield from _clean(lake)
+    if probe.files is None:
+        yield from _clean(lake)
+    else:
+        yield ok("cluster: deletion of the probe", f"not by this process: {lake.uri(FOLDER)} may be deleted by hand")
 
 
 _Attempt = tuple[str, Callable[[], object]]
