@@ -87,6 +87,28 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, path: str, value: Any, me
     assert "me:secret" not in str(raised.value)
 
 
+VOLUMES = {name: f"/Volumes/main/files/{name}" for name in ("landing", "curated", "files")}
+
+
+def test_with_volumes_a_step_gets_their_paths_and_the_address_of_the_tables(tmp_path: Path) -> None:
+    environment = load_environment(broken(tmp_path, "development.volumes", VOLUMES), "development")
+    assert environment.locations("s3://in", "s3://out", "s3://curated") == [
+        *("--landing-root", "/Volumes/main/files/landing"),
+        *("--lake-root", "s3://out"),
+        *("--curated-root", "/Volumes/main/files/curated"),
+        *("--files-root", "/Volumes/main/files/files"),
+        *("--catalog", "biocloud_development"),
+    ]
+
+
+def test_volumes_need_a_catalog(tmp_path: Path) -> None:
+    content = yaml.safe_load(broken(tmp_path, "development.volumes", VOLUMES).read_text())
+    del content["development"]["catalog"]
+    (tmp_path / "environments.yml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SettingsError, match="development: a catalog together with volumes"):
+        load_environment(tmp_path / "environments.yml", "development")
+
+
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     file = broken(tmp_path, "development", {"lake": "s3://x"})
     with pytest.raises(SettingsError) as raised:

@@ -351,3 +351,21 @@ def test_a_table_with_a_feature_that_can_be_handled_is_written(
     delta.require_writable(table_reader.DeltaRsReader(lake), lake, [PATH], "sail")
     replace(spark, lake, rows(spark, "b"), "one")
     assert [row["id"] for row in delta.read_table(spark, lake, PATH).collect()] == ["b"]
+
+
+class _Elsewhere(table_reader.DeltaRsReader):
+    """A catalog in which a table of the name is at another place."""
+
+    def detail(self, path: str) -> table_reader.Detail | None:
+        return table_reader.Detail("s3://other/lake/raw/test/table", frozenset())
+
+
+def test_a_table_that_the_catalog_has_at_another_place_is_refused(lake: DataLake) -> None:
+    with pytest.raises(TableError, match=f"expected an external table at {lake.uri(PATH)}, found one at s3://other/"):
+        delta.require_writable(_Elsewhere(lake), lake, [PATH], "databricks")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/lake/raw/test/table", "s3a://bucket/lake/raw/test/table/"])
+def test_the_same_place_may_be_written_in_several_ways(address: str) -> None:
+    assert delta._bare(address) == delta._bare("s3://bucket/lake/raw/test/table")
+    assert delta._bare("file:/lake/raw") == delta._bare("/lake/raw") == delta._bare("file:///lake/raw")
