@@ -395,6 +395,46 @@ def test_an_internal_error_is_not_retried(workspace: Workspace, client: Workspac
         client.dbfs.mkdirs("/tmp/a")
 
 
+@pytest.mark.jvm
+@pytest.mark.timeout(600)
+def test_in_standard_mode_a_script_reaches_files_in_volumes_and_tables_by_name_only(
+    workspace: Workspace, client: WorkspaceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("java") is None:
+        unavailable("no Java")
+    workspace.engine = "standard"
+    workspace.instance_profile = {"AWS_ACCESS_KEY_ID": "profile", "AWS_SECRET_ACCESS_KEY": "profile"}
+    script = """
+import os, boto3, pandas
+assert sc is None and not hasattr(spark, "_jsc")
+assert not [name for name in os.environ if name.startswith("AWS_ACCESS") or name.startswith("AWS_SECRET")]
+folder = "/Volumes/main/biocloud/staging"
+pandas.DataFrame({"id": [1, 2]}).to_parquet(open(f"{folder}/rows.parquet", "wb"))
+assert spark.read.parquet(f"{folder}/rows.parquet").count() == 2
+for attempt in (
+    lambda: spark.read.format("delta").load("s3://lake/raw/dsi/sensor"),
+    lambda: spark.read.parquet("s3://landing/dsi"),
+    lambda: spark.range(1).write.format("delta").save("s3://lake/raw/dsi/sensor"),
+):
+    try:
+        attempt()
+    except Exception as error:
+        assert "INSUFFICIENT_PERMISSIONS" in str(error), error
+    else:
+        raise AssertionError("a path of S3 was used")
+try:
+    open(f"{folder}/rows.parquet", "ab")
+except OSError as error:
+    print("no append:", error)
+else:
+    raise AssertionError("a file of a volume was opened to append to it")
+"""
+    commit(workspace, script)
+    run, output = finish(client, submit(client))
+    assert run.state.result_state is jobs.RunResultState.SUCCESS, output.error
+    assert "no append" in (output.logs or "")
+
+
 def test_a_submission_whose_answer_is_lost_ran_and_its_token_finds_it(
     workspace: Workspace, client: WorkspaceClient
 ) -> None:
