@@ -54,13 +54,13 @@ class Biocloud:
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return out + err
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         process = self.start(*arguments, "--json")
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return json.loads(out)
 

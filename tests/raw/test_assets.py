@@ -19,7 +19,7 @@ from biocloud_assets.ingest import delivery_log, table_checks
 from biocloud_assets.ingest.delivery import list_delivery
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.lake import DataLake
-from biocloud_assets.launch.launcher import FINGERPRINT_TAG, OUTCOME_TAG, REASON_TAG, REFUSED
+from biocloud_assets.launch.launcher import ENVIRONMENT_TAG, FINGERPRINT_TAG, OUTCOME_TAG, REASON_TAG, REFUSED
 from biocloud_assets.launch.results import asset_key
 from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
 from biocloud_assets.resources import LakehouseResource
@@ -415,6 +415,20 @@ def test_a_partition_that_is_no_delivery_fails_with_one_message_and_changes_no_a
     world.register(name)
     result = world.run(name=name)
     assert re.fullmatch(message, failure(result))
+    assert not materialised(result)
+    assert not result.get_asset_check_evaluations()
+    assert not world.versions
+
+
+def test_a_run_that_another_environment_created_fails_with_one_message_and_changes_nothing(world: World) -> None:
+    world.land()
+    result = world.job.execute_in_process(
+        instance=world.instance, partition_key=DELIVERY, tags={ENVIRONMENT_TAG: "production"}, raise_on_error=False
+    )
+    assert failure(result) == (
+        f"run {result.run_id}: expected one that was created in the environment local, found production. Start a new "
+        "run, or use the Dagster home of production."
+    )
     assert not materialised(result)
     assert not result.get_asset_check_evaluations()
     assert not world.versions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,10 @@ from biocloud_assets.raw import docs
 from biocloud_assets.raw.dsi.contract import CONTRACT as DSI
 
 ROOT = Path(__file__).parents[2]
+BIRDS = {
+    *("landing/birds/station", "landing/birds/visit", "raw/birds/delivery"),
+    *("raw/birds/station", "raw/birds/visit", "raw/birds/visit_sighting"),
+}
 
 _CONTRACT = '''
 """What volunteers who count birds deliver."""
@@ -211,14 +216,7 @@ def last_line(printed: str) -> dict[str, Any]:
 def test_its_assets_checks_job_and_sensors_are_defined(copy: Path) -> None:
     found = last_line(run(copy, "-c", _DEFINED))
     assets = found["assets"]
-    assert {name for name in assets if "/birds/" in name} == {
-        "landing/birds/station",
-        "landing/birds/visit",
-        "raw/birds/station",
-        "raw/birds/visit",
-        "raw/birds/visit_sighting",
-        "raw/birds/delivery",
-    }
+    assert {name for name in assets if "/birds/" in name} == BIRDS
     assert assets["raw/birds/visit_sighting"] == {
         "group": "raw_birds",
         "owners": ["team:biocloud"],
@@ -252,18 +250,28 @@ def test_it_gets_a_docs_page(copy: Path) -> None:
     assert (copy / "docs/data-architecture/raw/dsi.md").read_text() == docs.page(DSI), "that of the first is as before"
 
 
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_its_dags_are_exported(copy: Path, environment: str) -> None:
+    run(copy, "-m", "biocloud_assets.cli", "airflow", "export", "--env", environment)
+    folder = copy / "airflow_export" / environment / "dags"
+    for name in ("birds_raw", "birds_deliveries"):
+        compile((folder / f"{name}.py").read_text(), f"{name}.py", "exec")
+    dag = (folder / "birds_raw.py").read_text()
+    assert 'dag_id="birds_raw"' in dag
+    for address in BIRDS:
+        assert re.search(rf'Asset\("s3://[^"]*/{address.split("/", 1)[1]}"\)', dag), address
+    assert "/dsi/" not in dag
+    for path in sorted((ROOT / "airflow_export" / environment / "dags").iterdir()):
+        assert (folder / path.name).read_text() == path.read_text(), "those of the first are as before"
+
+
 def test_a_delivery_of_it_is_ingested_by_its_job_and_equal_to_its_tables(copy: Path) -> None:
     delivery = "2026-05-02-06:00:00"
     run(copy, "-c", _DELIVER, str(copy / "in"), delivery, "S2")
     found = last_line(run(copy, "-c", _INGEST, delivery))
     assert found == {
         "success": True,
-        "materialized": sorted(
-            [
-                *("landing/birds/station", "landing/birds/visit", "raw/birds/delivery"),
-                *("raw/birds/station", "raw/birds/visit", "raw/birds/visit_sighting"),
-            ]
-        ),
+        "materialized": sorted(BIRDS),
         "failed": [],
         "rows": {"station": 2, "visit": 3, "visit_sighting": 2},
         "version": 3,

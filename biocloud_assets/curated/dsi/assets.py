@@ -8,6 +8,8 @@ It is a graph, and not three assets in a row, because of dry runs: an asset that
 from running, and an op with another output doesn't. A dry run materialises nothing; it logs what would be as an
 observation. Each asset is materialised by its own op, so that a failed cleanup leaves the publication as it is.
 
+Each asset can be selected alone; the ops before it then do nothing.
+
 Only the publication needs Spark, so only its op runs where the launcher says; the others run in Dagster's process.
 """
 
@@ -35,6 +37,13 @@ RETENTION = asset_key(results.RETENTION)
 
 GRAPH = "curated__dsi"
 
+_RAW = {
+    f"raw_{table.name}": asset_key(CONTRACT.address(table))
+    for table in (*(CONTRACT.table(name) for name in SOURCES), CONTRACT.log)
+}
+"""The tables that a publication is made from, by the name of the input. One input with all of them is no part of a
+subset: https://github.com/dagster-io/dagster raises "is not a MappedInputPlaceholder" (1.13.27)."""
+
 _POOL = "curated_dsi"
 """With a limit of 1, no two runs write the same day."""
 
@@ -54,7 +63,7 @@ class CleanupConfig(StepConfig):
 
 
 @dg.op(
-    ins={"raw": dg.In(dg.Nothing)},
+    ins={name: dg.In(dg.Nothing) for name in _RAW},
     out={"observation": dg.Out(dg.Nothing, is_required=False), "published": dg.Out(dg.Nothing)},
     pool=_POOL,
 )
@@ -67,7 +76,7 @@ def publish_observations(
     """Write the observations of the run date, as of its end; its manifest is removed before the first change."""
     request = StepRequest((results.OBSERVATION,), run_date=context.partition_key, dry_run=config.dry_run)
     yield from _run(context, lakehouse, step_launcher, request, "observation")
-    yield dg.Output(None, "published")
+    yield from _done(context, "published")
 
 
 @dg.op(
@@ -81,7 +90,7 @@ def write_manifest(
     """Write the manifest of the run date's folder: DSI may read the folder from now on."""
     request = StepRequest((results.MANIFEST,), run_date=context.partition_key, dry_run=config.dry_run)
     yield from _run(context, lakehouse, None, request, "manifest")
-    yield dg.Output(None, "written")
+    yield from _done(context, "written")
 
 
 @dg.op(
@@ -105,7 +114,9 @@ def cleanup_curated_folders(
 def _run(
     context: dg.OpExecutionContext, lakehouse: LakehouseResource, launcher: Any, request: StepRequest, output: str
 ) -> Iterator[_Yielded]:
-    """Run a step; a materialization becomes the output that materialises the op's asset."""
+    """Run a step if its asset is selected; a materialization becomes the output that materialises the asset."""
+    if output not in context.selected_output_names:
+        return
     step = run_step(
         context,
         lakehouse,
@@ -120,6 +131,12 @@ def _run(
             observation = to_dagster(result)
             assert isinstance(observation, dg.AssetObservation), observation
             yield observation
+
+
+def _done(context: dg.OpExecutionContext, output: str) -> Iterator[_Yielded]:
+    """The output for which the next op waits; a selection of assets that ends here is without it."""
+    if output in context.selected_output_names:
+        yield dg.Output(None, output)
 
 
 def _columns() -> dg.TableSchema:
@@ -150,8 +167,6 @@ def build_assets(settings: Settings) -> dg.AssetsDefinition:
     Args:
         settings: with the number of days that are kept by default.
     """
-    tables = (*(CONTRACT.table(name) for name in SOURCES), CONTRACT.log)
-    raw = {f"raw_{table.name}": asset_key(CONTRACT.address(table)) for table in tables}
 
     def ops(config: dict[str, Any]) -> dict[str, Any]:
         step = {"config": {"dry_run": config["dry_run"]}}
@@ -159,7 +174,7 @@ def build_assets(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.graph(
         name=GRAPH,
-        ins={name: dg.GraphIn() for name in raw},
+        ins={name: dg.GraphIn() for name in _RAW},
         out={name: dg.GraphOut() for name in _DESCRIPTIONS},
         config=dg.ConfigMapping(
             config_fn=ops,
@@ -174,19 +189,20 @@ def build_assets(settings: Settings) -> dg.AssetsDefinition:
         ),
     )
     def curated(**tables: Any) -> dict[str, Any]:
-        observation, published = publish_observations(list(tables.values()))
+        observation, published = publish_observations(**tables)
         manifest, written = write_manifest(published)
         retention = cleanup_curated_folders(written)
         return {"observation": observation, "manifest": manifest, "retention": retention}
 
     return dg.AssetsDefinition.from_graph(
         curated,
-        keys_by_input_name=raw,
+        keys_by_input_name=_RAW,
         keys_by_output_name={"observation": OBSERVATION, "manifest": MANIFEST, "retention": RETENTION},
-        internal_asset_deps={"observation": set(raw.values()), "manifest": {OBSERVATION}, "retention": {MANIFEST}},
+        internal_asset_deps={"observation": set(_RAW.values()), "manifest": {OBSERVATION}, "retention": {MANIFEST}},
         partitions_def=run_dates,
-        partition_mappings=dict.fromkeys(raw, dg.AllPartitionMapping()),
+        partition_mappings=dict.fromkeys(_RAW, dg.AllPartitionMapping()),
         group_name="curated_dsi",
+        can_subset=True,
         descriptions_by_output_name=_DESCRIPTIONS,
         metadata_by_output_name={
             "observation": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import date
 from io import BytesIO
@@ -16,6 +17,15 @@ def detections_by_day(detections: Mapping[str, Mapping[str, int]], title: str) -
         detections: for each taxon and each day, `yyyy-mm-dd`, the number of observations, as `Publication` has them.
         title: the title of the plot.
     """
+    from matplotlib import rc_context
+
+    # A name is any text: it may have dollar signs that are no formula, and characters that the font draws as boxes.
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        return _draw(detections, title)
+
+
+def _draw(detections: Mapping[str, Mapping[str, int]], title: str) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a screen
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import sys
+import warnings
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from biocloud_assets.cli import commands
 from biocloud_assets.curated.dsi import step
 from biocloud_assets.curated.dsi.assets import MANIFEST, OBSERVATION, RETENTION
+from biocloud_assets.curated.dsi.plot import detections_by_day
 from biocloud_assets.curated.dsi.results import LOG_VERSION
+from biocloud_assets.curated.dsi.sensors import VERSION_TAG
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.errors import LakeError, RunDateError, TableError
 from biocloud_assets.ingest.context import IngestContext
@@ -246,6 +249,32 @@ def test_the_job_publishes_then_writes_the_manifest_then_cleans_up(
         assert base64.b64decode(image, validate=True).startswith(b"\x89PNG")
 
 
+def test_each_asset_can_be_materialised_alone(definitions: tuple[dg.Definitions, DataLake]) -> None:
+    defs, lake = definitions
+    job = defs.resolve_job_def("dsi_curated")
+    lake.write("dsi/2022-12-31/observation/part-00000.parquet", b"old")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for key in (OBSERVATION, MANIFEST, RETENTION):
+            before = set(contents(lake))
+            result = job.execute_in_process(
+                instance=instance, partition_key="2023-02-07", asset_selection=[key], raise_on_error=False
+            )
+            assert result.success, key
+            assert events(result, "ASSET_MATERIALIZATION") == [(key.to_user_string(), "2023-02-07")]
+            changed = before ^ set(contents(lake))
+            assert changed, key
+            assert all(path.startswith("dsi/2022-12-31/") for path in changed) == (key == RETENTION)
+            assert ("dsi/2023-02-07/manifest.json" in changed) == (key == MANIFEST)
+
+
+def test_the_plot_draws_any_name_without_a_warning() -> None:
+    names = ["貓頭鷹", "🦉", "Bubo $\\nonsense$ bubo", "50% & more_", ""]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = detections_by_day({name: {"2026-01-30": 1, "2026-01-31": 2} for name in names}, "Détections 日")
+    assert image.startswith(b"\x89PNG")
+
+
 def test_a_cleanup_that_fails_leaves_the_publication_as_it_is(definitions: tuple[dg.Definitions, DataLake]) -> None:
     defs, lake = definitions
     with dg.DagsterInstance.ephemeral() as instance:
@@ -324,6 +353,53 @@ def test_the_sensor_requests_a_run_if_the_log_has_changed_since_the_last_publica
         assert tick() == []
         report("2026-01-30", version - 1)
         assert tick() == [], "the publication of an older day doesn't count"
+
+
+def test_the_sensor_requests_a_failed_publication_again_after_a_pause_that_grows(
+    definitions: tuple[dg.Definitions, DataLake], sample: tuple[IngestContext, Path]
+) -> None:
+    repository = definitions[0].get_repository_def()
+    sensor = repository.get_sensor_def("dsi_curated_on_delivery")
+    version = take_snapshot(sample[0].lake, CONTRACT, date.today()).log_version  # noqa: DTZ011
+    today = datetime.now(UTC).date().isoformat()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def tick() -> list[str | None] | str | None:
+            context = dg.build_sensor_context(
+                instance=instance,
+                cursor=str(version),
+                repository_def=repository,
+                resources={"lakehouse": LakehouseResource.from_settings(Settings.load())},
+            )
+            found = sensor.evaluate_tick(context)
+            return [request.run_key for request in found.run_requests or ()] or found.skip_message
+
+        def fail(ago: timedelta) -> None:
+            run = instance.create_run_for_job(
+                repository.get_job("dsi_curated"),
+                tags={VERSION_TAG: str(version), "dagster/partition": today},
+                status=dg.DagsterRunStatus.NOT_STARTED,
+            )
+            event = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, job_name="dsi_curated")
+            instance.run_storage.handle_run_event(run.run_id, event, datetime.now(UTC) - ago)
+
+        assert tick() == [f"{version}/0"]
+        fail(timedelta(minutes=9))
+        assert tick() == "a run failed a short while ago"
+
+        instance.wipe()
+        fail(timedelta(hours=2))
+        assert tick() == [f"{version}/1"]
+        fail(timedelta(minutes=19))
+        assert tick() == "a run failed a short while ago"
+
+        instance.wipe()
+        for count in range(1, 3):
+            fail(timedelta(hours=2))
+            assert tick() == [f"{version}/{count}"]
+        fail(timedelta(hours=2))
+        assert tick() == "3 runs haven't succeeded; start one by hand when the cause is removed"
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
