@@ -165,7 +165,7 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> IngestContext:
     for number in range(1, 26):
         name = f"2026-03-{number:02}-06:00:00"
         delta.replace_partition(
-            context.spark, context.lake, PREDICTION, rows, spark_schema(table), DELIVERY_COLUMN, name
+            context.spark, context.lake, PREDICTION, rows, spark_schema(spec), DELIVERY_COLUMN, name
         )
     then = time.time() - DAYS_31
     for file in Path(context.lake.root, PREDICTION, "_delta_log").iterdir():
