@@ -108,7 +108,7 @@ CREDENTIAL = "AKIA" + "Z7QX" * 4
 
 REFUSED = {
     "ruff-check": ("tests/wrong.py", "import os\n", "F401"),
-    "ruff-format": ("tests/wrong.py", "x = {  'a':1 }\n", "Would reformat"),
+    "ruff-format": ("tests/wrong.py", "x = {  'a':1 }\n", "would be reformatted"),
     "mypy": ("biocloud_assets/wrong.py", 'x: int = "one"\n', "Incompatible types"),
     "groups-schema": ("groups/development_group.yml", "biologists: [no-address]\n", "no-address"),
     "gitlab-schema": (".gitlab-ci.yml", "job: {script: 1}\n", "schema"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import functions as F
@@ -25,7 +26,7 @@ from biocloud_assets.maintenance.tables import TableMaintenance, maintain_table
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.schema import DELIVERY_COLUMN, spark_schema
 from biocloud_assets.spark import delta, delta_log
-from tests.ingest.deliveries import DELIVERY, record, write
+from tests.ingest.deliveries import DELIVERY, record, table, write
 from tests.ingest.lakehouse import content, context_at, failed, ingest, land, versions
 from tests.maintenance.old_files import age, age_removals, leave_orphan, split
 
@@ -73,7 +74,9 @@ def test_where_there_is_nothing_to_do_no_table_gets_a_commit(tmp_path: Path) -> 
 
 def test_the_small_files_of_a_delivery_are_merged_and_the_rows_stay_the_same(tmp_path: Path) -> None:
     values = [0.25, math.nan, 0.5, math.nan, 0.75, 1.0]
-    write(tmp_path / "in", analysis_group_result=results(values))
+    # Files of two layouts: the engine writes a file for each.
+    sensors = [table("sensor"), table("sensor", [record("sensor", id="2")]).append_column("more", pa.array(["x"]))]
+    write(tmp_path / "in", analysis_group_result=results(values), sensor=sensors)
     context = context_at(tmp_path)
     ingest(context, DELIVERY)
     split(context, "analysis_group_result_prediction")
@@ -84,16 +87,20 @@ def test_the_small_files_of_a_delivery_are_merged_and_the_rows_stay_the_same(tmp
     assert versions(context) == before, "a dry run changes nothing"
     outcome = maintain(context)[PREDICTION]
     assert done(outcome) == done(planned) == (planned.files_before, 1, 0, 0)
+    assert len(DeltaTable(context.lake.uri(SENSOR)).file_uris()) == 1
     assert repr(content(context)) == repr(expected)
     engine = context.read_table(CONTRACT.table("analysis_group_result_prediction"))
     assert engine.where(F.isnan("probability")).count() == 2, "the engine reads them too, and NaN as NaN"
     assert all(comparison.equal for comparison in verify(context, DELIVERY))
 
     again = versions(context)
+    assert {outcome.files_before for outcome in maintain(context).values()} == {1}
     assert done(maintain(context)[PREDICTION]) == (1, 1, 0, 0)
     assert versions(context) == again
+    write(tmp_path / "in", sensor=[table("sensor", [record("sensor", id="3")]), sensors[1]])
     ingest(context, DELIVERY)
-    assert repr(content(context)) == repr(expected)
+    assert {row["id"] for row in content(context)["sensor"]} == {"2", "3"}, "the engine replaces merged files"
+    assert all(comparison.equal for comparison in verify(context, DELIVERY))
 
 
 def test_files_of_two_deliveries_are_never_merged(tmp_path: Path) -> None:
@@ -148,30 +155,31 @@ def test_a_retention_below_deltas_168_hours_is_refused_before_anything_is_done(t
 
 @pytest.fixture(scope="module")
 def long_log(tmp_path_factory: pytest.TempPathFactory) -> IngestContext:
-    """A lake whose table of sensors has 27 versions, those up to 22 older than a month."""
+    """A lake whose table of predictions has 27 versions, those up to 22 older than a month."""
     root = tmp_path_factory.mktemp("long")
     write(root / "in")
     context = context_at(root)
     ingest(context, DELIVERY)
-    table = CONTRACT.table("sensor")
-    schema = spark_schema(table)
-    rows = context.read_table(table).where(F.col(DELIVERY_COLUMN) == DELIVERY).drop(DELIVERY_COLUMN)
+    spec = CONTRACT.table("analysis_group_result_prediction")
+    rows = context.read_table(spec).where(F.col(DELIVERY_COLUMN) == DELIVERY).drop(DELIVERY_COLUMN)
     for number in range(1, 26):
         name = f"2026-03-{number:02}-06:00:00"
-        delta.replace_partition(context.spark, context.lake, SENSOR, rows, schema, DELIVERY_COLUMN, name)
+        delta.replace_partition(
+            context.spark, context.lake, PREDICTION, rows, spark_schema(spec), DELIVERY_COLUMN, name
+        )
     then = time.time() - DAYS_31
-    for file in Path(context.lake.root, SENSOR, "_delta_log").iterdir():
+    for file in Path(context.lake.root, PREDICTION, "_delta_log").iterdir():
         if file.name[:20].isdigit() and int(file.name[:20]) <= 22:
             os.utime(file, (then, then))
     return context
 
 
 def test_log_files_are_deleted_up_to_the_newest_checkpoint_that_is_older_than_a_month(long_log: IngestContext) -> None:
-    context, log = long_log, Path(long_log.lake.root, SENSOR, "_delta_log")
+    context, log = long_log, Path(long_log.lake.root, PREDICTION, "_delta_log")
     expected, newest = content(context), versions(context)
-    assert done(maintain(context, days=60)[SENSOR]) == (26, 26, 0, 0), "a longer retention keeps them"
-    planned = maintain(context, dry_run=True)[SENSOR]
-    outcome = maintain(context)[SENSOR]
+    assert done(maintain(context, days=60)[PREDICTION]) == (26, 26, 0, 0), "a longer retention keeps them"
+    planned = maintain(context, dry_run=True)[PREDICTION]
+    outcome = maintain(context)[PREDICTION]
     assert done(outcome) == done(planned)
     assert outcome.deleted_log_files > 40
     assert outcome.reclaimed == planned.reclaimed > 0
@@ -180,17 +188,17 @@ def test_log_files_are_deleted_up_to_the_newest_checkpoint_that_is_older_than_a_
     assert versions(context) == newest
     assert content(context) == expected
     for version in range(20, 27):
-        assert len(DeltaTable(context.lake.uri(SENSOR), version=version).file_uris()) == version
-    assert done(maintain(context)[SENSOR]) == (26, 26, 0, 0)
+        assert len(DeltaTable(context.lake.uri(PREDICTION), version=version).file_uris()) == version
+    assert done(maintain(context)[PREDICTION]) == (26, 26, 0, 0)
 
 
 def test_a_table_whose_old_log_is_deleted_can_be_read_and_written_by_the_engine(long_log: IngestContext) -> None:
     maintain(long_log)
-    assert long_log.read_table(CONTRACT.table("sensor")).count() == 26
+    assert long_log.read_table(CONTRACT.table("analysis_group_result_prediction")).count() == 26
     name = "2026-04-01-06:00:00"
     write(Path(long_log.landing.root), name)
     assert failed(ingest(long_log, name)) == {}
-    assert long_log.read_table(CONTRACT.table("sensor")).count() == 27
+    assert long_log.read_table(CONTRACT.table("analysis_group_result_prediction")).count() == 27
 
 
 def test_a_running_publication_reads_its_version_whatever_is_maintained_meanwhile(tmp_path: Path) -> None:
@@ -201,9 +209,9 @@ def test_a_running_publication_reads_its_version_whatever_is_maintained_meanwhil
     state = take_snapshot(context.tables, CONTRACT, date(2026, 2, 1))
     age(context, DAYS_31)
     assert maintain(context)[PREDICTION].files_after == 1
-    table = CONTRACT.table("analysis_group_result_prediction")
-    assert delta_log.version(context.lake, PREDICTION) != state.versions[table.name]
-    assert current_rows(context, state, table).count() == 3
+    predictions = CONTRACT.table("analysis_group_result_prediction")
+    assert delta_log.version(context.lake, PREDICTION) != state.versions[predictions.name]
+    assert current_rows(context, state, predictions).count() == 3
     assert take_snapshot(context.tables, CONTRACT, date(2026, 2, 1)).deliveries == state.deliveries
 
 
@@ -289,5 +297,5 @@ def _age_objects(root: str, seconds: int) -> None:
     (backend,) = (
         backend for account in s3_backends.values() for backend in account.values() if address.netloc in backend.buckets
     )
-    for _, key in backend.buckets[address.netloc].keys.items(multi=True):
+    for _, key in backend.buckets[address.netloc].keys.items():
         key.last_modified = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=seconds)

@@ -360,7 +360,7 @@ def test_the_sensor_requests_a_failed_publication_again_after_a_pause_that_grows
 ) -> None:
     repository = definitions[0].get_repository_def()
     sensor = repository.get_sensor_def("dsi_curated_on_delivery")
-    version = take_snapshot(sample[0].lake, CONTRACT, date.today()).log_version  # noqa: DTZ011
+    version = take_snapshot(sample[0].tables, CONTRACT, date.today()).log_version  # noqa: DTZ011
     today = datetime.now(UTC).date().isoformat()
 
     with dg.DagsterInstance.ephemeral() as instance:
