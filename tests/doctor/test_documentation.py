@@ -48,7 +48,8 @@ def test_the_sql_can_be_executed_in_the_order_of_the_page() -> None:
         unity.execute(block)
     volumes = {name for kind, name in unity.objects if kind == "volume"}
     assert volumes == {
-        f"biocloud_development.{name}" for name in ("steps.landing", "steps.messages", "curated_dsi.curated")
+        f"biocloud_development.{name}"
+        for name in ("steps.landing", "steps.files", "steps.messages", "curated_dsi.curated")
     }
 
 
