@@ -191,8 +191,9 @@ def _probe(given: argparse.Namespace) -> None:
     """Print what a step finds on this cluster, for `biocloud doctor --cluster`."""
     from biocloud_assets.doctor.step import Probe, report
 
-    roots = given.landing_root, given.lake_root, given.curated_root, given.files_root
-    report(Probe(*roots, given.catalog, given.engine, Settings().s3_endpoint, given.region))
+    roots = given.landing_root, given.lake_root, given.curated_root
+    endpoint = Settings().s3_endpoint
+    report(Probe(*roots, given.catalog, given.engine, endpoint, given.region, given.files_root))
 
 
 def _error_message(error: Exception, retryable: bool) -> dict[str, object]:

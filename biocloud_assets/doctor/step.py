@@ -39,22 +39,22 @@ class Probe:
         landing: the root of the landing zone.
         lake: the root of the lake.
         curated: the root of the curated layer.
-        files: the volume with the lake's files that aren't tables, if there is one. The process has no other way to the
-            lake's files then.
         catalog: the catalog of Unity Catalog, if there is one.
         engine: what `spark` is.
         s3_endpoint: the URL of an S3 other than Amazon's.
         region: the region of the environment.
+        files: the folder of the lake's files that aren't tables, in a volume; a step then has no other access to the
+            lake's files, and `_doctor` stays.
     """
 
     landing: str
     lake: str
     curated: str | None
-    files: str | None
     catalog: str | None
     engine: Engine
     s3_endpoint: str | None
     region: str | None
+    files: str | None = None
 
 
 def report(probe: Probe) -> None:
@@ -111,7 +111,7 @@ def _region(probe: Probe) -> Iterator[Finding]:
 def _listing(probe: Probe) -> Iterator[Finding]:
     from biocloud_assets.errors import LakeError
 
-    of_lake = ("lake_root", probe.lake) if probe.files is None else ("volumes.files", probe.files)
+    of_lake = ("lake_root", probe.lake) if probe.files is None else ("files_root", probe.files)
     for name, root in (("landing_root", probe.landing), of_lake, ("curated_root", probe.curated)):
         if root is None:
             continue
@@ -135,16 +135,17 @@ def _spark(probe: Probe) -> Iterator[Finding]:
 
     spark = get_session(probe.engine, s3_endpoint=probe.s3_endpoint)
     yield ok("cluster: Spark", spark.version)
-    lake = DataLake.at(probe.lake, endpoint=probe.s3_endpoint)
+    uri = f"{probe.lake.rstrip('/')}/{FOLDER}"
     if probe.catalog is None:
-        yield from _attempts("cluster: Delta table by path", _by_path(spark, lake.uri(FOLDER)))
+        yield from _attempts("cluster: Delta table by path", _by_path(spark, uri))
     else:
         table = table_name(f"raw/{contracts()[0].source}/{FOLDER}", probe.catalog)
-        yield from _attempts("cluster: Delta table by name", _by_name(spark, table, lake.uri(FOLDER)))
+        yield from _attempts("cluster: Delta table by name", _by_name(spark, table, uri))
     if probe.files is None:
-        yield from _clean(lake)
+        yield from _clean(DataLake.at(probe.lake, endpoint=probe.s3_endpoint))
     else:
-        yield ok("cluster: deletion of the probe", f"not by this process: {lake.uri(FOLDER)} may be deleted by hand")
+        # https://docs.databricks.com/aws/en/tables/external: DROP TABLE leaves the files of an external table.
+        yield ok("cluster: deletion of the probe", f"a few small files stay in {uri}; the next probe uses them again")
 
 
 _Attempt = tuple[str, Callable[[], object]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from biocloud_assets.doctor.step import FOLDER, parse
+from biocloud_assets.doctor.step import FOLDER, Probe, parse, report
 from biocloud_assets.run_step import main
 from tests.doctor.conftest import GIT_URL, Site
 from tests.repository import code  # noqa: F401 - a fixture
@@ -100,3 +100,19 @@ def test_the_probe_can_be_run_by_hand(
     assert found["cluster: listing of lake_root"] == "ok"
     assert found["cluster: Delta table by path"] == "ok"
     assert not (tmp_path / "out" / FOLDER).exists()
+
+
+def test_where_the_lake_is_reached_by_name_only_the_files_of_the_probe_stay_and_it_can_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    for folder in ("in", "out", "curated", "files"):
+        (tmp_path / folder).mkdir()
+    roots = (str(tmp_path / "in"), str(tmp_path / "out"), str(tmp_path / "curated"))
+    for _ in range(2):
+        report(Probe(*roots, "sail", "sail", None, "eu-west-1", str(tmp_path / "files")))
+        found = {finding.check: finding for finding in parse(capsys.readouterr().out)}
+        assert {finding.status for finding in found.values()} == {"ok"}, found
+        assert "cluster: listing of files_root" in found and "cluster: listing of lake_root" not in found
+        assert str(tmp_path / "out" / FOLDER) in found["cluster: deletion of the probe"].found
+    assert (tmp_path / "out" / FOLDER).is_dir()
