@@ -44,7 +44,9 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
             reason = context.failure_event.message or ""
         what = " ".join(filter(None, (run.job_name, run.tags.get(PARTITION_TAG))))
         answer = post(url.get_secret_value(), f"{settings.env}: {what} failed, run {run.run_id}\n{reason}")
-        context.log.log(logging.INFO if answer == "200" else logging.WARNING, f"The message about run {run.run_id}: {answer}")
+        context.log.log(
+            logging.INFO if answer == "200" else logging.WARNING, f"The message about run {run.run_id}: {answer}"
+        )
 
     return run_failure_messages
 
