@@ -149,6 +149,8 @@ def run_step(
                 hint="Check the permissions and the space that is left.",
             )
             raise _failure(context, str(problem)) from error
+        if type(error).__module__.startswith("databricks.sdk.errors"):  # the workspace refuses the request
+            raise _failure(context, str(error)) from error
         raise
 
 

@@ -28,6 +28,8 @@ from tests.repository import code, commit, git  # noqa: F401
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = Path(__file__).with_name("environments")
 INSIDE = Path(__file__).with_name("inside.py")
+HTTPS_ONLY = Path(__file__).with_name("https_only")
+"""A folder for the PYTHONPATH of an Airflow whose provider for Databricks can't use http."""
 
 VERSIONS = ("airflow-2-10", "airflow-3-3", "airflow-2-11", "airflow-3-0")
 OLDEST_AND_NEWEST = VERSIONS[:2]
@@ -59,7 +61,7 @@ class Airflow:
     """One Airflow: its home, its DAG folder, and commands in its environment."""
 
     def __init__(self, group: str, home: Path, dags: Path) -> None:
-        self.home, self.dags = home, dags
+        self.group, self.home, self.dags = group, home, dags
         self.python = _python(group)
         self.major = int(group.split("-")[1]) if group.startswith("airflow") else 2
         self.settings: dict[str, str] = {}
@@ -183,6 +185,8 @@ class Deployed:
         host, port = workspace.url.removeprefix("http://").split(":")
         databricks = {"conn_type": "databricks", "host": host, "port": int(port), "schema": "http"}
         keys = {"conn_type": "aws", "login": os.environ["AWS_ACCESS_KEY_ID"], "password": "testing"}
+        if airflow.group == "airflow-2-10":
+            airflow.settings |= {"BIOCLOUD_TEST_WORKSPACE": workspace.url, "PYTHONPATH": str(HTTPS_ONLY)}
         airflow.settings |= {
             "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps({**databricks, "password": workspace.token}),
             "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(

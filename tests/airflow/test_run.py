@@ -216,9 +216,9 @@ def test_the_code_is_that_of_the_branch_or_the_commit_that_is_deployed_unless_a_
 
     source = {"git_url": GIT_URL, "git_provider": "gitLab"}
     name = f"dsi_raw ingest_dsi {DELIVERY} @"
-    quick.site.export(branch="feature")
+    quick.site.export(branch="feature", quick=True)
     assert ran() == ("feature", f"{name} feature", {**source, "git_branch": "feature"})
-    quick.site.export(commit=head)
+    quick.site.export(commit=head, quick=True)
     assert ran() == ("main", f"{name} {head[:12]}", {**source, "git_commit": head})
     assert ran(git_branch="feature") == ("feature", f"{name} feature", {**source, "git_branch": "feature"})
 
@@ -404,6 +404,8 @@ def test_the_sample_is_ingested_as_by_dagster_with_one_cluster_for_each_delivery
     logged = log.to_pyarrow_table().to_pylist()
     assert sorted(row[DELIVERY_COLUMN] for row in logged) == sorted(names)
     assert {row["orchestrator"] for row in logged} == {"airflow"}
+    head = git(deployed.workspace.repositories[GIT_URL], "rev-parse", "main")
+    assert {row["code_commit"] for row in logged} == {head}
 
 
 def rows(lake: DataLake, path: str) -> list[Any]:
