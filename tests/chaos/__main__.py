@@ -50,6 +50,24 @@ and a failure prints the command that repeats it. The moment at which a signal r
 machine.
 """
 
+LIMITS = """\
+## What is not promised
+
+- **A delivery that changes while it is ingested again.** If the same files are ingested a second time, the delivery
+  stays in the log meanwhile. If its files are replaced at that moment, readers can see rows of both states, until the
+  step finds that the files have changed, removes the delivery from the log and fails.
+- **Two ingests of one delivery, with a change of its files between them.** The slower one may overwrite rows of the
+  faster one. It finds that when it ends, removes the delivery from the log and fails, and its repetition writes the
+  present files. If it is killed before that, the log names the present files although some tables hold older rows.
+  `biocloud verify` shows it, and one more ingest remedies it. Dagster and the exported DAGs run one step for each
+  delivery at a time.
+- **A lake that is deleted.** The log is a part of the lake. If it survives and tables don't, deliveries are in the log
+  without their rows.
+- **A machine that loses its power.** The tests kill processes. They don't cut the power of the machine, so what the
+  operating system hasn't written yet isn't tried.
+"""
+"""What the tests don't try, or have shown to be possible."""
+
 
 def machine() -> str:
     """The machine and the versions, in one sentence."""
@@ -97,6 +115,7 @@ def render() -> str:
     run = RESULTS / "long_run.json"
     if run.exists():
         lines += _long_run(json.loads(run.read_text()))
+    lines.append(LIMITS)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -222,7 +222,7 @@ def test_two_orchestrators_can_ingest_the_same_delivery(chaos: Chaos, tmp_path: 
             text=True,
             env={**os.environ, **biocloud.environment},
         )
-        printed = [process.communicate(timeout=150) for process in (dagster, script)]
+        printed = [process.communicate(timeout=900) for process in (dagster, script)]
         assert (dagster.returncode, script.returncode) == (0, 0), printed
         context = open_lake(biocloud)
         assert all(found.equal for found in verify(context, name))

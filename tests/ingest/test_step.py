@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from biocloud_assets import __version__
-from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError, SettingsError, TableError
+from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError, LakeError, SettingsError, TableError
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.step import all_checks, ingest_step
@@ -118,6 +118,21 @@ def test_a_delivery_that_changed_replaces_exactly_its_own_rows(context: IngestCo
         row for row in before if row[DELIVERY_COLUMN] == LATER
     ]
     assert sorted(row["id"] for row in after if row[DELIVERY_COLUMN] == DELIVERY) == ["sensor-1", "sensor-2"]
+
+
+def test_a_delivery_that_changes_while_it_is_ingested_is_not_logged(context: IngestContext, tmp_path: Path) -> None:
+    """Its tables may hold rows of the old files and of the new ones."""
+    write(tmp_path / "in")
+    ingest(context, DELIVERY)
+    results = ingest_step(context, whole(CONTRACT, DELIVERY), RUN)
+    next(result for result in results if isinstance(result, Materialization) and result.asset.startswith("raw/"))
+    write(tmp_path / "in", sensor=[record("sensor", name="other")])
+    with pytest.raises(LakeError, match="found files that were changed, added or removed meanwhile") as raised:
+        list(results)
+    assert raised.value.transient, "the orchestrator repeats the step"
+    assert delivery_log.read(context.tables, CONTRACT, DELIVERY) is None
+    assert failed(ingest(context, DELIVERY)) == {}
+    assert [row["name"] for row in content(context)["sensor"]] == ["other"]
 
 
 def test_an_empty_delivery_is_ingested(context: IngestContext, tmp_path: Path) -> None:

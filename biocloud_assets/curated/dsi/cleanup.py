@@ -26,6 +26,7 @@ class Removal:
         files: how many files were deleted, not counting the manifest.
         size: their size together, bytes.
         failures: for each file that could not be deleted, its path and the reason.
+        transient: whether the reasons may pass by themselves.
     """
 
     date: date
@@ -33,6 +34,7 @@ class Removal:
     files: int
     size: int
     failures: tuple[str, ...] = ()
+    transient: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class CleanupError(LakeError):
             expected="all folders of days before " + cleanup.cutoff.isoformat() + " deleted",
             found="; ".join(shown),
             hint="All other files were deleted. Check the permissions, then repeat.",
+            transient=all(removal.transient for removal in cleanup.removals if removal.failures),
         )
 
 
@@ -155,5 +158,5 @@ def _remove(lake: DataLake, path: str, day: date, *, dry_run: bool) -> Removal:
     try:
         deletion = lake.delete_folder(path, first=MANIFEST)
     except LakeError as error:
-        return Removal(day, path, 0, 0, (str(error),))
+        return Removal(day, path, 0, 0, (str(error),), error.transient)
     return Removal(day, path, deletion.files, deletion.size, deletion.failures)

@@ -6,12 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -236,6 +237,26 @@ def test_a_folder_whose_manifest_can_not_be_deleted_stays_whole(s3: DataLake) ->
     with pytest.raises(CleanupError, match=r"dsi/2020-01-01/manifest.json: AccessDenied"):
         cleanup_curated_folders("dsi", s3, DAY, 0)
     assert paths(s3) == whole
+
+
+@pytest.mark.parametrize(("status", "transient"), [(503, True), (403, False)])
+def test_a_cleanup_that_throttling_has_stopped_may_be_repeated(
+    s3: DataLake, monkeypatch: pytest.MonkeyPatch, status: int, transient: bool
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # of the retries
+    publish(s3, "2020-01-01")
+
+    class Body:
+        def stream(self, **_: object) -> Iterator[bytes]:
+            yield b"<Error><Code>SomeCode</Code><Message>Some message</Message></Error>"
+
+    def answer(request: Any, **_: object) -> AWSResponse | None:
+        return AWSResponse(request.url, status, {}, Body()) if request.method == "POST" else None
+
+    s3._s3.meta.events.register("before-send.s3", answer)  # type: ignore[attr-defined]
+    with pytest.raises(CleanupError) as raised:
+        cleanup_curated_folders("dsi", s3, DAY, 0)
+    assert raised.value.transient is transient
 
 
 def test_all_failures_are_reported_and_twenty_are_shown(s3: DataLake) -> None:
