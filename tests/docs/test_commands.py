@@ -28,8 +28,12 @@ EXECUTED = {
     r"uv run python -m biocloud_assets\.raw\.docs": ("tests/raw/test_second_source.py", '"biocloud_assets.raw.docs"'),
     r"uv run python -m biocloud_assets\.curated\.dsi\.docs": (".ci/run", "biocloud_assets.curated.dsi.docs --check"),
     r"uv run python -m biocloud_assets\.docs": ("tests/docs/test_generated_pages.py", "main()"),
-    r"uv run pytest -m (databricks|airflow|browser)": (".ci/run", "uv run pytest -m"),
-    r"uv run --group browser pytest -m browser": (".ci/run", "pytest -m browser"),
+    r"uv run pytest -m (databricks|airflow)": (".ci/run", "uv run pytest -m"),
+    r"uv run pytest -m postgres": (".ci/run", "uv run pytest -n 0 -m postgres"),
+    r"uv run pre-commit install.*": ("tests/development/test_hooks.py", '"install"'),
+    r"uv run python tests/test_definitions\.py": ("tests/test_definitions.py", '__name__ == "__main__"'),
+    r"uv run --group bench python -m benchmarks": ("tests/benchmarks/test_benchmarks.py", "benchmarks"),
+    r"uv run --extra jvm python -m tests\.chaos( -k \w+)?": (".ci/run", "--chaos=long tests/chaos"),
     r"uv run pytest( -m airflow)? tests/airflow": (".ci/run", "uv run pytest"),
     r"\.ci/run": (".ci/run", "uv run pytest"),
     r"(uv run )?biocloud --version": ("tests/cli/test_startup.py", '"--version"'),
@@ -38,6 +42,13 @@ EXECUTED = {
     r"(uv run )?biocloud verify( \S+)?": ("tests/cli/test_commands.py", '"verify"'),
     r"(uv run )?biocloud sample --results \d+": ("tests/cli/test_dev.py", '"sample"'),
     r"(uv run )?biocloud dev": ("tests/cli/test_dev.py", '"dev"'),
+    r"(uv run )?biocloud maintain( --dry-run)?": ("tests/maintenance/test_maintenance_job.py", '"maintain"'),
+    r"(uv run )?biocloud doctor( \w+)?( --cluster)?": ("tests/doctor/test_doctor.py", '"doctor"'),
+    r"(uv run )?biocloud grants( \w+| <environment>)( --.*)?": ("tests/doctor/test_doctor.py", '"grants"'),
+    r"(BIOCLOUD_ENV=development )?uv run biocloud deliveries (--json|--register) .*": (
+        "tests/cli/test_deliveries.py",
+        "deliveries",
+    ),
     r"(uv run )?biocloud curated (publish|manifest|cleanup)( --.*)?": ("tests/cli/test_commands.py", '"curated"'),
     r"(uv run )?biocloud airflow export( --.*)?": ("tests/airflow/test_export.py", '"export"'),
     r"(uv run )?biocloud airflow deploy( \w+)?( --.*)?": (
@@ -52,12 +63,33 @@ EXECUTED = {
     ),
     r"uv run --only-group group-sync …": (".gitlab/group-sync.yml", "uv run --frozen --only-group group-sync"),
     r"airflow dags trigger dsi_raw --conf .*": ("tests/airflow/test_crash.py", '"trigger", "dsi_raw"'),
+    r"airflow dags trigger dsi_raw --run-id .*": ("tests/airflow/test_run.py", "history__"),
+    r"SPARK_REMOTE=\S+ BIOCLOUD_ENGINE=connect uv run biocloud ingest": (
+        "tests/ingest/test_connect.py",
+        "SPARK_REMOTE",
+    ),
+    r"uv run --no-sync dagster instance (migrate|concurrency set \w+ 1)": (
+        "tests/production/test_postgres.py",
+        "instance",
+    ),
+    r"uv run --no-sync dagster-daemon run -w workspace\.yaml": ("tests/production/test_postgres.py", "daemon"),
     r"apt-get install default-jre-headless": (".ci/run", "install java default-jre-headless"),
 }
 
 NOT_HERE = {
     r"uv run dagster dev": "serves until it is ended; `biocloud dev`, which is tested, runs it",
+    r"databricks (jobs|service-principals|service-principal-secrets-proxy|git-credentials|instance-profiles) .*": (
+        "changes a real Databricks workspace"
+    ),
+    r"databricks (instance-pools|permissions|storage-credentials|external-locations) .*": (
+        "changes a real Databricks workspace"
+    ),
     r"databricks jobs submit": "sends a run to a real Databricks workspace",
+    r"BIOCLOUD_ENV=development uv run biocloud ingest \S+": "needs a real Databricks workspace",
+    r"uv run dagster job backfill .*": "queues runs for a daemon; the tests in a browser start the same backfill",
+    r"uv run --no-sync dagster-webserver .*": "serves until it is ended; `biocloud dev`, which is tested, runs it",
+    r"uv sync --locked --no-dev .*": "changes the environment in which the tests run",
+    r"git pull": "a deployment is updated by it",
     r"mvn dependency:get .*": "Maven is for a machine that has no other way to the jars",
     r"uv run --group docs zensical serve .*": "serves until it is ended; CI runs `zensical build` likewise",
     r"uv lock --upgrade-package \S+": "changes the lock to what is newest on that day",
