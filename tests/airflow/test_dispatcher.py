@@ -214,7 +214,7 @@ def test_the_markers_are_those_of_the_delivery_log(site: Site, monkeypatch: pyte
         list(ingest_step(context, StepRequest(CONTRACT.addresses, delivery=delivery), RunInfo("script", "", "sail")))
 
     def logged() -> set[str]:
-        return delivery_log.ingested(site.tables, CONTRACT)
+        return delivery_log.ingested(context.tables, CONTRACT)
 
     ingest(first)
     ingest(second)
