@@ -33,6 +33,12 @@ print(json.dumps({
 """
 
 
+_REPORT = """
+from biocloud_assets.definitions import defs
+assert defs.resolve_job_def("maintenance_report").execute_in_process().success
+"""
+
+
 def sections() -> dict[str, str]:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
@@ -121,13 +127,11 @@ def test_add_a_source(tmp_path: Path) -> None:
 
 def test_add_a_dag(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy", "Add a DAG")
-    assert "maintenance_report" in copy.definitions()["jobs"]
+    copy.run("-c", _REPORT)
     copy.run("-m", "biocloud_assets.cli", "airflow", "export")
     for environment in ("development", "production"):
         dag = (copy.root / f"airflow_export/{environment}/dags/maintenance_report.py").read_text()
         assert '"--dry-run"' in dag
-    done = copy.run("-m", "dagster", "job", "execute", "-m", "biocloud_assets.definitions", "-j", "maintenance_report")
-    assert "RUN_FAILURE" not in done
     copy.lint()
 
 
