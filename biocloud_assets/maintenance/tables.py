@@ -141,10 +141,11 @@ def maintain_table(
         gone = {*unused, *old_log_files}
         after = {name: size for name, size in before.items() if name not in gone}
         return _outcome(path, before, after, files, files - small + merged, dry_run=True)
+    name = f"delta.`{lake.uri(path).replace('`', '``')}`"
     if merged < small:
-        _commit(lake, path, lambda current: _compact(current, get_spark))
+        _commit(lake, path, lambda current: _compact(current, name, get_spark))
     if unused:
-        _commit(lake, path, lambda current: _vacuum(current, days, get_spark))
+        _commit(lake, path, lambda current: _vacuum(current, name, days, get_spark))
     lake.delete(old_log_files)
     current = delta_log.open_table(lake, path)
     assert current is not None, path
@@ -245,16 +246,16 @@ def _old_log_files(lake: DataLake, path: str, days: int) -> list[str]:
     return [file.path for version, _, file in found if version < oldest]
 
 
-def _compact(table: DeltaTable, get_spark: Callable[[], SparkSession] | None) -> None:
+def _compact(table: DeltaTable, name: str, get_spark: Callable[[], SparkSession] | None) -> None:
     if get_spark is not None:
-        get_spark().sql(f"OPTIMIZE {_name(table)}").collect()
+        get_spark().sql(f"OPTIMIZE {name}").collect()
         return
     table.optimize.compact(target_size=_TARGET_SIZE, post_commithook_properties=_no_checkpoint())
 
 
-def _vacuum(table: DeltaTable, days: int, get_spark: Callable[[], SparkSession] | None) -> None:
+def _vacuum(table: DeltaTable, name: str, days: int, get_spark: Callable[[], SparkSession] | None) -> None:
     if get_spark is not None:
-        get_spark().sql(f"VACUUM {_name(table)} RETAIN {days * 24} HOURS").collect()
+        get_spark().sql(f"VACUUM {name} RETAIN {days * 24} HOURS").collect()
         return
     table.vacuum(days * 24, dry_run=False, full=True, post_commithook_properties=_no_checkpoint())
 
@@ -264,12 +265,6 @@ def _no_checkpoint() -> PostCommitHookProperties:
     from deltalake import PostCommitHookProperties
 
     return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-
-
-def _name(table: DeltaTable) -> str:
-    """The table in SQL, by its path."""
-    uri = table.table_uri.removeprefix("file://").rstrip("/")
-    return f"delta.`{uri.replace('`', '``')}`"
 
 
 def _commit(lake: DataLake, path: str, action: Callable[[DeltaTable], None]) -> None:
