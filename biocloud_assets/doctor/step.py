@@ -111,8 +111,8 @@ def _region(probe: Probe) -> Iterator[Finding]:
 def _listing(probe: Probe) -> Iterator[Finding]:
     from biocloud_assets.errors import LakeError
 
-    of_lake = ("lake_root", probe.lake) if probe.files is None else ("files_root", probe.files)
-    for name, root in (("landing_root", probe.landing), of_lake, ("curated_root", probe.curated)):
+    lake_files = ("lake_root", probe.lake) if probe.files is None else ("files_root", probe.files)
+    for name, root in (("landing_root", probe.landing), lake_files, ("curated_root", probe.curated)):
         if root is None:
             continue
         check = f"cluster: listing of {name}"

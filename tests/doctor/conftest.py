@@ -83,7 +83,7 @@ class Site:
         setup.pool_permissions[POOL_ID] = [({"user_name": PRINCIPAL}, "CAN_ATTACH_TO")]
         setup.instance_profiles = [PROFILE]
         setup.git_credentials = [{"git_provider": "gitlab", "git_username": "biocloud"}]
-        self.workspace.secrets = {"biocloud": {"group-sync-host": "h", "group-sync-token": "t"}}
+        self.workspace.secrets = {"biocloud": {"group-sync-host": "secret-host", "group-sync-token": "secret-token"}}
         self.sql(
             f"CREATE CATALOG {CATALOG} MANAGED LOCATION 's3://managed/{CATALOG}';",
             f"CREATE SCHEMA {CATALOG}.raw_dsi;",

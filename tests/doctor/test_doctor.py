@@ -90,7 +90,7 @@ def follow(site: Site, finding: Finding) -> None:
         client = WorkspaceClient(host=site.workspace.url, token=site.workspace.token)
         client.secrets.create_scope(hint.split("`")[1].split()[-1])
         for key in GROUP_SYNC_SECRETS[1]:
-            client.secrets.put_secret(GROUP_SYNC_SECRETS[0], key, string_value="x")
+            client.secrets.put_secret(GROUP_SYNC_SECRETS[0], key, string_value="secret-value")
     elif finding.check == "instance pool":
         setup.pools[POOL_ID] = pool(preloaded_spark_versions=[SPARK_VERSION])
     elif finding.check == "cluster policy":
