@@ -72,7 +72,7 @@ def test_an_ingest_on_a_failing_s3_is_whole_or_fails_and_the_next_one_completes_
     (name,) = synthetic.write(alone.landing, results=60, seed=3)
     ingest(alone, name)
     expected = digest(alone, name)
-    trials, outcomes, looks = 20, Outcomes(), 0
+    trials, outcomes, looks = 12, Outcomes(), 0
     with FaultyS3(s3_server, f"{chaos.seed} ingest") as proxy:
         for number in range(trials):
             proxy.rate = RATES[number % len(RATES)]
