@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from biocloud_assets.access.grants import external_locations, reader_grants, render, step_grants
-from biocloud_assets.environments import Environment, load_environment
+from biocloud_assets.environments import Environment, load_environment, Volumes
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "databricks" / "Privileges_sample.sql"
@@ -124,7 +124,7 @@ def test_without_a_catalog_tables_are_written_by_path() -> None:
 def test_with_volumes_files_need_no_right_on_an_external_location() -> None:
     paths = {use: f"/Volumes/biocloud_development/steps/{use}" for use in ("landing", "files")}
     paths["curated"] = "/Volumes/biocloud_development/curated_dsi/curated/below"
-    environment = development(volumes=paths, messages="/Volumes/biocloud_development/steps/messages/pipes")
+    environment = development(volumes=Volumes(**paths), messages="/Volumes/biocloud_development/steps/messages/pipes")
     found = granted(environment)
     assert found["EXTERNAL LOCATION biocloud_development_lake"] == {"CREATE EXTERNAL TABLE"}
     assert "EXTERNAL LOCATION biocloud_development_landing" not in found

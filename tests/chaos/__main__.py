@@ -7,6 +7,7 @@ uv run python -m tests.chaos --seed 2 -k kill   run some tests with another seed
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -89,6 +90,19 @@ def read_rows() -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
+def without_result() -> list[str]:
+    """The tests of which no result is known."""
+    known = {row["test"].partition("[")[0] for section in read_rows().values() for row in section}
+    return [
+        f"`{node.name}`"
+        for module in SECTIONS
+        for node in ast.parse((ROOT / "tests" / "chaos" / f"{module}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and f"tests/chaos/{module}.py::{node.name}" not in known
+    ]
+
+
 def render() -> str:
     """The document."""
     sections = read_rows()
@@ -115,6 +129,8 @@ def render() -> str:
     run = RESULTS / "long_run.json"
     if run.exists():
         lines += _long_run(json.loads(run.read_text()))
+    if missing := without_result():
+        lines += ["## Not run for this page\n", *(f"- {name}" for name in missing), ""]
     lines.append(LIMITS)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -205,7 +205,7 @@ def test_ingests_publications_and_cleanups_at_once_do_not_disturb_each_other(
 @pytest.mark.chaos_long
 def test_two_orchestrators_can_ingest_the_same_delivery(chaos: Chaos, tmp_path: Path) -> None:
     """Dagster by `biocloud ingest`, and what Airflow runs on a cluster, `databricks/run_step.py`."""
-    rounds = 5
+    rounds = 3
     for number in range(rounds):
         biocloud = Biocloud(tmp_path / str(number))
         (name,) = synthetic.write(DataLake.at(str(biocloud.landing)), results=RESULTS, seed=number)
@@ -251,7 +251,7 @@ def test_sail_and_a_jvm_can_ingest_the_same_delivery(
     engines: tuple[Engine, Engine],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    rounds = 5
+    rounds = 3
     alone, names = landed(tmp_path, rounds)
     ingest(alone, *names)
     together = DataLake.at(str(tmp_path / "together"))

@@ -94,6 +94,7 @@ def test_many_small_deliveries_grow_the_tables_by_their_rows_alone_and_the_histo
                     "log bytes": after["log bytes"],
                 }
             )
+            chaos.keep("long_run", {"seconds": seconds, "table": table})
             assert delivery_log.ingested(context.tables, CONTRACT) == deliveries
             # One file for each delivery in each of nine tables and the log: nothing that was replaced is kept.
             assert after["data files"] == 10 * len(deliveries)
@@ -120,4 +121,3 @@ def test_many_small_deliveries_grow_the_tables_by_their_rows_alone_and_the_histo
         f"After each maintenance: one data file for each delivery and table. All versions are in the history. The "
         f"median time of a delivery was {first:.2f} s for the first {every} and {last:.2f} s for the last.",
     )
-    chaos.keep("long_run", {"seconds": seconds, "table": table})
