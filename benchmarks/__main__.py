@@ -27,21 +27,31 @@ def benchmarks(options: argparse.Namespace, say: Say) -> dict[str, Callable[[], 
         chosen = {one for one in (options.contenders or "").split(",") if one}
         if unknown := chosen - {one.key for one in unnest.CONTENDERS}:
             raise SystemExit(f"--contenders: expected {', '.join(c.key for c in unnest.CONTENDERS)}; found {unknown}")
-        sizes = options.results or [100_000, 200_000, 1_000_000]
-        on_s3 = [] if options.where == "local" else options.results or [200_000, 1_000_000]
+        rounds: tuple[unnest.Round, ...] = unnest.ROUNDS
+        if options.results:
+            places = ["local", "s3"] if options.where == "both" else [options.where]
+            everyone = tuple(one.key for one in unnest.CONTENDERS)
+            rounds = tuple(
+                unnest.Round(size, where, options.runs or 3, everyone) for size in options.results for where in places
+            )
         return unnest.measure(
-            sizes=[] if options.where == "s3" else sizes,
-            runs=options.runs or 3,
-            s3_sizes=on_s3,
-            s3_runs=options.runs or 1,
-            contenders=sorted(chosen),
+            rounds=[
+                unnest.Round(
+                    one.results,
+                    one.where,
+                    options.runs or one.runs,
+                    tuple(chosen & set(one.contenders)) if chosen else one.contenders,
+                )
+                for one in rounds
+                if options.where in {"both", one.where}
+            ],
             say=say,
         )
 
     return {
         "unnest": unnest_,
         "deliveries": lambda: deliveries.measure(
-            deliveries=options.count or 200, through_dagster=6, runs=options.runs or 3, say=say
+            deliveries=options.count or 200, through_dagster=5, runs=options.runs or 2, say=say
         ),
         "start": lambda: start.measure(runs=options.runs or 3, say=say),
         "discovery": lambda: discovery.measure(deliveries=options.count or 10_000, say=say),
@@ -101,6 +111,9 @@ def main(arguments: list[str]) -> int:
         )
         for table in found.tables:
             out.print(_rich(table))
+        for problem in found.errors:
+            err.print(f"{name}: {problem}", style="red", markup=False)
+            failed.append(name)
         for note in found.notes:
             out.print(f"- {note}", markup=False, highlight=False)
     shown = {name: results[name] for name in results if options.name in {None, name}}

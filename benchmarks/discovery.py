@@ -116,7 +116,7 @@ def _log(lake: str, names: Iterable[str]) -> None:
     """Commit deliveries to the delivery log, without their data files: a tick reads only the log of the table."""
     import pyarrow as pa
     from deltalake import DeltaTable, Schema
-    from deltalake.transaction import AddAction
+    from deltalake.transaction import AddAction, RemoveAction
 
     from biocloud_assets.raw.dsi.contract import CONTRACT
     from biocloud_assets.schema import DELIVERY_COLUMN, arrow_type
@@ -125,7 +125,9 @@ def _log(lake: str, names: Iterable[str]) -> None:
     schema = Schema.from_arrow(fields)
     uri = f"{lake}/{CONTRACT.address(CONTRACT.log)}"
     table = DeltaTable.create(uri, schema, partition_by=[DELIVERY_COLUMN])
-    actions = [AddAction(f"{uuid.uuid4()}.parquet", 1, {DELIVERY_COLUMN: name}, 0, True, "{}") for name in names]
+    actions: list[AddAction | RemoveAction] = [
+        AddAction(f"{uuid.uuid4()}.parquet", 1, {DELIVERY_COLUMN: name}, 0, True, "{}") for name in names
+    ]
     table.create_write_transaction(actions, "append", schema, [DELIVERY_COLUMN])
 
 

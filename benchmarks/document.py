@@ -85,14 +85,26 @@ def render(results: Mapping[str, Result], folder: Path) -> Path:
             for plot in result.plots:
                 if plot.title.startswith(table.title):
                     lines += [f"![{plot.title}](images/benchmarks-{plot.name}.svg)", ""]
-        for note in result.notes:
-            lines += [f"- {note}"]
-        if result.notes:
+        lines += [f"- {note}" for note in result.notes]
+        lines += [f"- **Not measured**: {error.splitlines()[0]}" for error in result.errors]
+        if result.notes or result.errors:
             lines.append("")
-        lines.append(f"{result.date}, {result.seconds:.0f} s, {result.machine}.")
+        lines.append(f"Measured on {result.date} in {result.seconds:.0f} s.")
+    lines += ["", "## Machine", "", *_machines(results)]
     path = folder / "benchmarks.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def _machines(results: Mapping[str, Result]) -> list[str]:
+    """The machines, and what was measured on each if there are several."""
+    machines: dict[str, list[str]] = {}
+    for name, title in TITLES.items():
+        if name in results:
+            machines.setdefault(results[name].machine, []).append(title)
+    if len(machines) == 1:
+        return [f"{one}." for one in machines]
+    return [f"- {', '.join(titles)}: {one}." for one, titles in machines.items()]
 
 
 def goal_table(results: Mapping[str, Result]) -> Table:

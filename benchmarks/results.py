@@ -46,6 +46,7 @@ class Result:
         machine: what it ran on.
         tables, plots, notes: what the document shows.
         figures: numbers by name, which goals refer to.
+        errors: what could not be measured, and why.
     """
 
     benchmark: str
@@ -56,6 +57,7 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
     plots: list[Plot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
 def load(path: Path) -> dict[str, Result]:

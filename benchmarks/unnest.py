@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from deltalake import DeltaTable, QueryBuilder
 
 from benchmarks.contenders.common import storage_options
 from benchmarks.measure import (
+    ProcessError,
     Run,
     Say,
     biocloud,
@@ -47,9 +48,8 @@ class Contender:
         title: its name in tables.
         module: of `benchmarks.contenders`; None for the command `biocloud ingest`.
         options: its arguments.
-        most_results: the largest delivery that it is run with.
-        most_runs: how often it is run at most; a slow one only once.
-        on_s3: whether it is run with S3, too.
+        once: whether it is slow, and so is run only once.
+        needs: a command that must be installed.
         guarantees: whether it validates, checks and logs.
         same_tables: whether it writes the tables of the contract, so that they are compared.
     """
@@ -58,9 +58,8 @@ class Contender:
     title: str
     module: str | None
     options: tuple[str, ...] = ()
-    most_results: int = 10**9
-    most_runs: int = 10**9
-    on_s3: bool = True
+    once: bool = False
+    needs: str | None = None
     guarantees: bool = False
     same_tables: bool = True
 
@@ -72,47 +71,66 @@ CONTENDERS = (
     Contender("duckdb_checked", "DuckDB + delta-rs", "duckdb", ("--checked",), guarantees=True),
     Contender("polars", "Polars + delta-rs", "polars"),
     Contender("polars_checked", "Polars + delta-rs", "polars", ("--checked",), guarantees=True),
-    Contender("jvm", "its Spark code alone, on a JVM", "spark", ("--engine", "jvm", "--passes", "2"), most_runs=1,
-              on_s3=False),
-    Contender("dlt", "dlt", "dlt", most_results=200_000, most_runs=1, on_s3=False, same_tables=False),
+    Contender("jvm", "its Spark code alone, on a JVM", "spark", ("--engine", "jvm", "--passes", "2"), once=True,
+              needs="java"),
+    Contender("dlt", "dlt", "dlt", once=True, same_tables=False),
 )  # fmt: skip
+
+_FAST = ("biocloud", "sail", "duckdb", "duckdb_checked", "polars", "polars_checked")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is compared with each other.
+
+    Attributes:
+        results: of the delivery.
+        where: `local`, a disk, or `s3`.
+        runs: how often each contender runs.
+        contenders: their keys.
+    """
+
+    results: int
+    where: str
+    runs: int
+    contenders: tuple[str, ...]
+
+
+ROUNDS = (
+    Round(100_000, "local", 3, ("biocloud", "dlt")),
+    Round(200_000, "local", 3, (*_FAST, "jvm")),
+    Round(200_000, "s3", 1, _FAST),
+    Round(1_000_000, "local", 2, _FAST),
+    Round(1_000_000, "s3", 1, _FAST),
+)
+"""What runs by default, in about 9 minutes on 2 cores."""
+
+_COMPARED_RESULTS = 200_000
+"""Up to this size, all rows of the tables are compared; of larger deliveries, their number."""
 
 
 class DifferentTablesError(Exception):
     """A contender wrote other rows than `biocloud ingest`."""
 
 
-def measure(
-    *, sizes: Sequence[int], runs: int, s3_sizes: Sequence[int], s3_runs: int, contenders: Sequence[str], say: Say
-) -> Result:
-    """Run the contenders on deliveries of some sizes.
+def measure(*, rounds: Sequence[Round], say: Say) -> Result:
+    """Run the rounds, the smallest delivery first.
 
     Args:
-        sizes: the numbers of results on a local disk.
-        runs: how often each contender is run on a local disk.
-        s3_sizes: the numbers of results in S3.
-        s3_runs: how often each contender is run there.
-        contenders: the keys of those that take part; all without any. `biocloud` always does.
+        rounds: what is compared.
         say: reports progress.
     """
-    chosen = [one for one in CONTENDERS if not contenders or one.key in {"biocloud", *contenders}]
     result = Result("unnest")
-    for size in sorted({*sizes, *s3_sizes}):
+    for size in sorted({one.results for one in rounds}):
         with tempfile.TemporaryDirectory() as folder:
             say(f"generating {size:,} results")
             landing = Path(folder) / "landing"
-            variables = environment(BIOCLOUD_HOME=folder)
-            run(biocloud("sample", "--results", str(size), "--seed", "1"), variables)
-            if size in sizes:
-                here = [one for one in chosen if size <= one.most_results]
-                found = _Place(Path(folder), landing, size, "local", say).run(here, runs)
-                _add(result, found, size, "local")
-            if size in s3_sizes:
-                here = [one for one in chosen if size <= one.most_results and one.on_s3]
-                with s3_server() as server:
-                    found = _Place(Path(folder), landing, size, "s3", say, server).run(here, s3_runs)
-                _add(result, found, size, "s3")
-    _compare_sizes(result, sorted(sizes))
+            run(biocloud("sample", "--results", str(size), "--seed", "1"), environment(BIOCLOUD_HOME=folder))
+            for one in (one for one in rounds if one.results == size):
+                with s3_server() if one.where == "s3" else nullcontext({}) as server:
+                    found = _Place(Path(folder), landing, one, say, server, result.errors).run()
+                _add(result, found, size, one.where)
+    _compare_sizes(result, sorted({one.results for one in rounds if one.where == "local"}))
     result.notes.extend(_NOTES)
     return result
 
@@ -139,13 +157,12 @@ class _Place:
     """A landing zone and empty lakes, on a local disk or in S3."""
 
     def __init__(
-        self, home: Path, landing: Path, size: int, where: str, say: Say, server: dict[str, str] | None = None
+        self, home: Path, landing: Path, one: Round, say: Say, server: dict[str, str], errors: list[str]
     ) -> None:
-        self.home, self.size, self.where, self.say = home, size, where, say
+        self.home, self.round, self.say, self.server, self.errors = home, one, say, server, errors
         self.delivery = next((landing / CONTRACT.source).iterdir()).name
-        self.folder = landing
-        self.server = server or {}
         self.landing = str(landing)
+        self.expected: dict[str, tuple[int, str]] | None = None
         if server:
             self.landing = f"s3://{BUCKET}/landing"
             with _variables(server):
@@ -191,23 +208,37 @@ class _Place:
         arguments = ["-m", "benchmarks.contenders.floor", self.landing, self.delivery, self.lake("biocloud")]
         return run(arguments, environment())
 
-    def run(self, contenders: Sequence[Contender], runs: int) -> list[_Row]:
-        """The medians of all contenders, and of the floor."""
-        found: dict[str, list[Run]] = {one.key: [] for one in contenders}
+    def run(self) -> list[_Row]:
+        """The medians of all contenders, and of the floor. One that fails is left out."""
+        found: dict[str, list[Run]] = {}
         floor: list[Run] = []
-        for number in range(runs):
-            for one in contenders:
-                if number < one.most_runs:
-                    self.say(f"{self.size:,} results, {self.where}, run {number + 1} of {runs}: {one.key}")
-                    found[one.key].append(self.start(one))
+        contenders = {one.key: one for one in CONTENDERS if one.key in {"biocloud", *self.round.contenders}}
+        for number in range(self.round.runs):
+            for one in list(contenders.values()):
+                if number and one.once:
+                    continue
+                self.say(
+                    f"{self.round.results:,} results, {self.round.where}, run {number + 1} of {self.round.runs}: "
+                    f"{one.key}"
+                )
+                try:
+                    if one.needs and shutil.which(one.needs) is None:
+                        raise ProcessError(f"expected the command {one.needs}, found none. Install it.")
+                    found.setdefault(one.key, []).append(self.start(one))
                     if not number and one.same_tables and one.key != "biocloud":
                         self.compare(one)
-                    if one.key != "biocloud":
-                        self.clear(one.key)
-            if not self.server:
+                except (ProcessError, DifferentTablesError) as error:
+                    if one.key == "biocloud":
+                        raise
+                    self.errors.append(f"{one.key}, {self.round.results:,} results, {self.round.where}: {error}")
+                    del contenders[one.key]
+                    found.pop(one.key, None)
+                if one.key != "biocloud":
+                    self.clear(one.key)
+            if not self.server and "sail" in contenders:
                 floor.append(self.floor())
         self.clear("biocloud")
-        rows = [row for one in contenders for row in _rows(one, found[one.key])]
+        rows = [row for key, runs in found.items() for row in _rows(contenders[key], runs)]
         if floor:
             work = [one.report["work"][0] for one in floor]
             cpu = median(one.report["cpu"] for one in floor)
@@ -221,8 +252,11 @@ class _Place:
         Raises:
             DifferentTablesError: a table has other rows.
         """
+        whole = self.round.results <= _COMPARED_RESULTS
         with _variables(self.server):
-            ours, theirs = (tables_digest(self.lake(name)) for name in ("biocloud", contender.key))
+            if self.expected is None:
+                self.expected = tables_digest(self.lake("biocloud"), whole=whole)
+            ours, theirs = self.expected, tables_digest(self.lake(contender.key), whole=whole)
         wrong = [name for name in ours if ours[name] != theirs[name]]
         if wrong:
             raise DifferentTablesError(
@@ -250,13 +284,15 @@ def _variables(server: dict[str, str]) -> ExitStack:
     return stack
 
 
-def tables_digest(lake: str) -> dict[str, tuple[int, str]]:
-    """The number of rows of each table, and a digest of them that doesn't depend on their order."""
-    return {table.name: _digest(f"{lake}/{CONTRACT.address(table)}", table) for table in CONTRACT.tables}
+def tables_digest(lake: str, *, whole: bool) -> dict[str, tuple[int, str]]:
+    """The number of rows of each table, and a digest of them that doesn't depend on their order; or only the number."""
+    return {table.name: _digest(f"{lake}/{CONTRACT.address(table)}", table, whole=whole) for table in CONTRACT.tables}
 
 
-def _digest(uri: str, table: ContractTable) -> tuple[int, str]:
+def _digest(uri: str, table: ContractTable, *, whole: bool) -> tuple[int, str]:
     delta = DeltaTable(uri, storage_options=storage_options())
+    if not whole:
+        return delta.count(), ""
     # A structure whose fields are all null is a null for some writers, so the fields are compared.
     fields = [
         name
@@ -367,7 +403,8 @@ _NOTES = [
     "delivery last. `biocloud ingest` also finds unknown fields, damaged values and other layouts of files, which the "
     "others don't.",
     "`time` is that of the whole process, `work` is without the start of Python, imports and engine. All contenders "
-    "but dlt write the same nine tables with the same columns and partitions, and the benchmark compares every row. "
+    "but dlt write the same nine tables with the same columns and partitions; the benchmark compares every row up to "
+    f"{_COMPARED_RESULTS:,} results, and the numbers of rows beyond. "
     f"dlt un-nests to tables of its own shape, named after {RESULT}.",
     "The floor decodes the nested files and encodes the flat tables in Arrow, on all cores; nothing else.",
     "DuckDB has no S3 client in its package, so it copies the files first. Memory is that of the process and its "

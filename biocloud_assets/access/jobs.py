@@ -1,19 +1,21 @@
 """The group sync in Dagster: an op, the job `group_sync` and its schedule."""
 
 # No `from __future__ import annotations`: Dagster reads the annotation of an op's config as it stands.
+from typing import get_args
+
 import dagster as dg
 from pydantic import Field
 
-from biocloud_assets.access.plan import escape_markdown, render
-from biocloud_assets.access.sync_groups import ENVIRONMENTS, sync_environment
 from biocloud_assets.launch.script import script_tags
-from biocloud_assets.settings import Settings
+from biocloud_assets.settings import Settings, WorkspaceEnvironment
+
+_ENVIRONMENTS: tuple[str, ...] = get_args(WorkspaceEnvironment)
 
 
 class GroupSyncConfig(dg.Config):
     """What one run of the job does. By default it only plans."""
 
-    environment: str = Field(default=ENVIRONMENTS[0], description=" or ".join(ENVIRONMENTS))
+    environment: str = Field(default=_ENVIRONMENTS[0], description=" or ".join(_ENVIRONMENTS))
     dry_run: bool = Field(default=True, description="send only GET requests, and show the plan")
     allow_removals: list[str] = Field(default=[], description="groups that may lose any number of members")
 
@@ -34,6 +36,10 @@ def sync_groups(context: dg.OpExecutionContext, config: GroupSyncConfig) -> None
         dg.Failure: some groups are not as in the file; the others are.
         BiocloudError: wrong configuration, a refused file, or a server that can't be read.
     """
+    # Imported here, because it imports requests, which no other definition needs.
+    from biocloud_assets.access.plan import escape_markdown, render
+    from biocloud_assets.access.sync_groups import sync_environment
+
     report = sync_environment(config.environment, config.dry_run, config.allow_removals)
     metadata = {"report": dg.MetadataValue.md(render(report, escape_markdown))}
     if report.failures:

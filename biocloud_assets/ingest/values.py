@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,9 +20,11 @@ from biocloud_assets.schema import Contract, Field, Folder, ListOf, Presence, St
 _EXAMPLES = 3
 """How many records with a violation a message names."""
 
-_FIRST = pa.scalar(datetime(1, 1, 1, tzinfo=UTC), pa.timestamp("us", "UTC"))
-_LAST = pa.scalar(datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), pa.timestamp("us", "UTC"))
-"""The times that Python, and most readers of a table, can represent."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC) - _EPOCH) // timedelta(microseconds=1)
+"""The times that Python, and most readers of a table, can represent, in microseconds since 1970. (A scalar of Arrow
+would import pandas when this module is imported, which every process with the definitions does.)"""
 
 
 @dataclass
@@ -141,8 +143,9 @@ class ValueChecks:
             self._note(ViolationKind.OUT_OF_RANGE, path, f"{low:g} to {high:g}", "values outside", wrong, level)
         if item.type == "timestamp":
             first, last = (end.value for end in pc.min_max(array).values())
-            if first is not None and (first < _FIRST.value or last > _LAST.value):
-                wrong = pc.or_(pc.less(array, _FIRST), pc.greater(array, _LAST))
+            if first is not None and (first < _FIRST or last > _LAST):
+                times = array.view(pa.int64())
+                wrong = pc.or_(pc.less(times, _FIRST), pc.greater(times, _LAST))
                 expected = f"{item.type} of the years 1 to 9999 in UTC"
                 self._note(ViolationKind.LOSSY_TYPE, path, expected, "values outside", wrong, level)
 

@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from biocloud_assets.access.grants import external_locations, reader_grants, render, step_grants
-from biocloud_assets.environments import Environment, load_environment, Volumes
+from biocloud_assets.environments import Environment, Volumes, load_environment
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "databricks" / "Privileges_sample.sql"

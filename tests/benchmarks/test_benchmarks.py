@@ -66,7 +66,8 @@ def test_the_document_shows_each_goal_with_what_was_measured(tmp_path: Path, mon
     assert "| it asks little | 1 |  | not measured |" in text
     assert "| one | 1.50 s |" in text
     assert "![Commands: seconds](images/benchmarks-start.svg)" in text
-    assert "2026-01-31, 1 s, 2 cores." in text
+    assert "Measured on 2026-01-31 in 1 s." in text
+    assert "## Machine\n\n2 cores.\n" in text
     image = (tmp_path / "images" / "benchmarks-start.svg").read_text(encoding="utf-8")
     render(load(tmp_path / "results.json"), tmp_path)
     assert (tmp_path / "images" / "benchmarks-start.svg").read_text(encoding="utf-8") == image

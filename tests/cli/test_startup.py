@@ -49,5 +49,19 @@ def test_deliveries_loads_no_engine_with_new_deliveries_and_a_home(tmp_path: Pat
     assert not loaded(biocloud, "deliveries") & set(ENGINE)
 
 
+def test_the_definitions_load_no_engine_and_no_library_of_a_single_job(tmp_path: Path) -> None:
+    program = "import biocloud_assets.definitions, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=Biocloud(tmp_path).environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=150,
+    )
+    assert not set(done.stdout.split()) & {*ENGINE, "boto3", "matplotlib", "requests"}
+
+
 def test_the_check_of_the_airflow_export_loads_no_engine(tmp_path: Path) -> None:
     assert not loaded(Biocloud(tmp_path), "airflow", "export", "--check") & set(ENGINE)
