@@ -37,7 +37,7 @@ def test_privileges_are_inherited_and_say_from_where(databricks_workspace: Works
     )
     unity.execute("GRANT READ VOLUME ON CATALOG main TO `a`;\nGRANT READ VOLUME ON VOLUME main.raw.in TO `b`;")
     effective = client.grants.get_effective(SecurableType.VOLUME.value, "main.raw.in").privilege_assignments
-    (inherited,), (own,) = (one.privileges for one in effective)
+    (inherited,), (own,) = (one.privileges for one in sorted(effective, key=lambda one: one.principal))
     assert (inherited.privilege, inherited.inherited_from_name) == (Privilege.READ_VOLUME, "main")
     assert (own.privilege, own.inherited_from_name) == (Privilege.READ_VOLUME, None)
     only = client.grants.get_effective("VOLUME", "main.raw.in", principal="b").privilege_assignments
