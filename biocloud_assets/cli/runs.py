@@ -3,7 +3,7 @@
 Dagster's public ways to run a job in a process (`execute_in_process`, `execute_job`) store no remote origin with the
 run, so that the UI neither lists it under its job nor can execute it again (dagster#17707, #19458). So the run is
 created here with the origin that the UI would give it. Check at Dagster 1.14 whether there is a public way;
-`tests/cli/test_dev.py` fails if this one changes.
+`tests/browser/test_ui.py` fails if this one changes.
 """
 
 from __future__ import annotations

@@ -138,8 +138,8 @@ def _start_sail(s3_endpoint: str | None) -> tuple[SparkSession, Any]:
     server = SparkConnectServer(ip="127.0.0.1", port=0)
     server.start(background=True)
     _, port = server.listening_address
-    # Without a setting, so that no request is sent yet. By default the client repeats a request for ten minutes, also
-    # the one that it sends as the process ends, so that the process of a run that is terminated early would go on.
+    # Created without settings, so that no request is sent yet. By default the client repeats a request for ten minutes,
+    # also the one that it sends as the process ends: the process of a run that is terminated early would go on.
     session = SparkSession.builder.remote(f"sc://127.0.0.1:{port}").create()
     session.client.set_retry_policies([])
     session.conf.set(_CALL_SITES, "false")

@@ -57,7 +57,8 @@ def test_the_global_lineage_shows_the_three_layers_with_groups_and_kinds(ui: Ui)
     graph = ui.page.locator("foreignObject")
     tables = [table.name for table in (*CONTRACT.tables, CONTRACT.log)]
     for name in (*(folder.name for folder in CONTRACT.folders), *tables, "observation", "manifest", "retention"):
-        graph.get_by_text(name, exact=True).first.wait_for(state="attached")
+        # A long name is shortened in its middle.
+        graph.get_by_text(re.compile(f"^{name[:12]}.*{name[-8:]}$")).first.wait_for()
 
 
 def test_the_page_of_a_table_shows_columns_lineage_row_counts_and_passed_checks(ui: Ui) -> None:
@@ -67,9 +68,7 @@ def test_the_page_of_a_table_shows_columns_lineage_row_counts_and_passed_checks(
         if column.description:
             ui.page.get_by_text(column.description).first.wait_for(state="attached")
     ui.wait_for("non-nullable", "Delta Lake", "PySpark", "raw_dsi", "biocloud")
-    lineage = [ui.page.get_by_role("link", name=re.compile(f"{layer} / dsi / ")) for layer in ("landing", "curated")]
-    for link in lineage:
-        link.first.wait_for()
+    ui.wait_for("landing / dsi / sensor_deployment", "curated / dsi / observation")
     ui.button("Plots").click()
     plot = ui.page.locator("canvas").first
     plot.wait_for()
@@ -92,10 +91,12 @@ def test_a_delivery_is_materialized_by_a_click(ui: Ui, biocloud: Biocloud) -> No
     assert biocloud("verify", NEW).count("equal") == 5
 
 
-def test_a_run_of_the_command_line_is_on_the_page_of_its_job_and_can_be_executed_again(ui: Ui) -> None:
+def test_a_run_of_the_command_line_is_on_the_page_of_its_job_and_can_be_executed_again(
+    ui: Ui, biocloud: Biocloud
+) -> None:
+    run = next(run.run_id for run in biocloud.runs() if run.tags.get("dagster/partition") == BUNDLED[-1])
     ui.open(f"{JOB}/runs")
-    row = ui.page.get_by_role("row").filter(has_text=BUNDLED[0])
-    row.get_by_role("link", name="View").click()
+    ui.text(run[:8]).click()
     ui.wait_for("Success")
     ui.execute_again()
     ui.wait_for("Success", re.compile("Re-execution of"))

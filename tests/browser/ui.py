@@ -70,7 +70,8 @@ class Ui:
         return self.page.get_by_role("button", name=name).filter(visible=True).first
 
     def open_lineage(self) -> None:
-        """The global lineage with all groups expanded, as large as fits."""
+        """The global lineage with all groups expanded, on a screen on which the whole of it fits with all details."""
+        self.page.set_viewport_size({"width": 2400, "height": 2400})
         self.open("/asset-groups")
         for group in GROUPS:
             self.page.locator("foreignObject.group").get_by_text(group, exact=True).click()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
 import deltalake
 import pytest
 
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import BUNDLED
 from tests.cli.biocloud import Biocloud
-from tests.ingest.deliveries import record, table, write
+from tests.ingest.deliveries import DELIVERY, record, table, write
+from tests.needs import unavailable
 
 GOOD, BAD, WORSE, HALF = "2026-01-01-00:00:00", "2026-01-02-00:00:00", "2026-01-03-00:00:00", "2026-01-04-00:00:00"
 
@@ -256,3 +260,44 @@ def test_production_without_credentials_is_one_message(tmp_path: Path) -> None:
     printed = biocloud("deliveries", code=1)
     assert "Unable to locate credentials" in printed
     assert "Traceback" not in printed
+
+
+def test_a_full_disk_is_one_message_without_a_retry_and_leaves_nothing_half_ingested(tmp_path: Path) -> None:
+    lake = tmp_path / "disk" / "lake"
+    biocloud = Biocloud(tmp_path / "home", BIOCLOUD_LAKE_ROOT=str(lake))
+    write(biocloud.landing, DELIVERY, sensor=[record("sensor", id=f"sensor-{number}") for number in range(20_000)])
+    lake.parent.mkdir()
+    with small_disk(lake.parent) as grow:
+        (row,) = biocloud.json("ingest", code=1)["deliveries"]
+        assert row["state"] == "failed"
+        assert row["reason"] == (
+            f"{lake}: expected a lake that can be written, found No space left on device. Check the permissions and "
+            "the space that is left."
+        )
+        (run,) = biocloud.runs()
+        with biocloud.instance() as instance:
+            events = [entry.dagster_event_type for entry in instance.all_logs(run.run_id)]
+        assert dg.DagsterEventType.STEP_FAILURE in events
+        assert dg.DagsterEventType.STEP_UP_FOR_RETRY not in events
+        assert [row["state"] for row in biocloud.json("deliveries")] == ["complete"]
+
+        grow()
+        assert biocloud.json("ingest")["deliveries"][0]["state"] == "ingested"
+        assert biocloud("verify", DELIVERY).count("equal") == 5
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
+    """A file system of 400 KB at a folder; the context is a function that makes it large enough."""
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        unavailable("needs the permission to mount a small file system")
+
+    def grow() -> None:
+        subprocess.run(["mount", "-o", "remount,size=100m", folder], check=True)
+
+    try:
+        yield grow
+    finally:
+        subprocess.run(["umount", folder], check=True)
