@@ -62,12 +62,13 @@ def test_a_lake_without_tables_has_nothing_to_maintain(tmp_path: Path) -> None:
 
 
 def test_where_there_is_nothing_to_do_no_table_gets_a_commit(tmp_path: Path) -> None:
-    write(tmp_path / "in")
+    write(tmp_path / "in", algorithm=[])
     context = context_at(tmp_path)
     ingest(context, DELIVERY)
     before = versions(context)
     outcomes = maintain(context)
     assert outcomes.keys() == {CONTRACT.address(table) for table in (*CONTRACT.tables, CONTRACT.log)}
+    assert done(outcomes.pop("raw/dsi/algorithm")) == (0, 0, 0, 0)
     assert {done(outcome) for outcome in outcomes.values()} == {(1, 1, 0, 0)}
     assert versions(context) == before
 
