@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import document
 from benchmarks.document import render
-from benchmarks.goals import GOALS, Goal
+from benchmarks.goals import Goal
 from benchmarks.results import Plot, Result, Table, load, save
 
 ROOT = Path(__file__).parents[2]
@@ -78,5 +78,4 @@ def test_the_committed_document_is_the_one_of_the_committed_results(tmp_path: Pa
     render(results, tmp_path)
     committed = ROOT / "docs" / "benchmarks.md"
     assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
-    assert {goal.benchmark for goal in GOALS} <= set(results), "run `python -m benchmarks`"
     json.dumps({name: result.figures for name, result in results.items()}, allow_nan=False)
