@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,8 +48,14 @@ def test_spark_merges_and_deletes_the_same_files(tmp_path: Path) -> None:
     age(context, 8 * 86_400)
     age_removals(context, PREDICTION, 8 * 86_400)
     expected, before = content(context), versions(context)
+    # The Spark Connect session of this process has left its variables in the environment.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_")}
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, context.lake.root], capture_output=True, text=True, timeout=800
+        [sys.executable, "-c", _PROGRAM, context.lake.root],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     planned, first, second = ({one["table"]: one for one in outcomes} for outcomes in json.loads(done.stdout))
