@@ -186,6 +186,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("copy")
     for name in ("biocloud_assets", "databricks", "groups"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.parquet"))
+    shutil.copy(ROOT / "uv.lock", root)
     package = root / "biocloud_assets" / "raw" / "birds"
     package.mkdir()
     (package / "__init__.py").write_text("")
