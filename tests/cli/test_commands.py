@@ -246,6 +246,7 @@ def test_production_without_credentials_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.timeout(600)
 def test_a_full_disk_is_one_message_without_a_retry_and_leaves_nothing_half_ingested(tmp_path: Path) -> None:
     lake = tmp_path / "disk" / "lake"
     biocloud = Biocloud(tmp_path / "home", BIOCLOUD_LAKE_ROOT=str(lake))
