@@ -11,6 +11,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 from biocloud_assets.sample import BUNDLED
 from tests.browser.ui import Ui, open_page
 from tests.cli.biocloud import Biocloud, Dev
@@ -31,7 +33,7 @@ def main() -> None:
         try:
             ui.open_lineage()
             ui.wait_for("PySpark", "100% filled", re.compile("Passed"))
-            ui.page.screenshot(path=FOLDER / "lineage.png", clip={"x": 540, "y": 370, "width": 1820, "height": 1760})
+            ui.page.screenshot(path=FOLDER / "lineage.png", clip={"x": 560, "y": 380, "width": 1780, "height": 1740})
 
             ui.page.set_viewport_size({"width": 1400, "height": 1000})
             ui.open("/assets/raw/dsi/analysis_group_result_prediction")
@@ -46,6 +48,9 @@ def main() -> None:
             ui.page.screenshot(path=FOLDER / "refused.png")
         finally:
             dev.stop()
+    for path in FOLDER.glob("*.png"):
+        with Image.open(path) as image:  # a page has few colours: with a palette the file is half as large
+            image.quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -262,6 +262,7 @@ def test_production_without_credentials_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.timeout(600)
 def test_a_full_disk_is_one_message_without_a_retry_and_leaves_nothing_half_ingested(tmp_path: Path) -> None:
     lake = tmp_path / "disk" / "lake"
     biocloud = Biocloud(tmp_path / "home", BIOCLOUD_LAKE_ROOT=str(lake))
@@ -288,9 +289,9 @@ def test_a_full_disk_is_one_message_without_a_retry_and_leaves_nothing_half_inge
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
-    """A file system of 400 KB at a folder; the context is a function that makes it large enough."""
+    """A file system of 160 KB at a folder; the context is a function that makes it large enough."""
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", folder], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         unavailable("needs the permission to mount a small file system")
 

@@ -184,8 +184,9 @@ print(json.dumps({
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the contract of a second source."""
     root = tmp_path_factory.mktemp("copy")
-    for name in ("biocloud_assets", "databricks", "groups"):
+    for name in ("biocloud_assets", "databricks", "docs", "groups"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.parquet"))
+    shutil.copy(ROOT / "uv.lock", root)
     package = root / "biocloud_assets" / "raw" / "birds"
     package.mkdir()
     (package / "__init__.py").write_text("")
