@@ -32,7 +32,7 @@ EXECUTED = {
     r"uv run pytest -m postgres": (".ci/run", "uv run pytest -n 0 -m postgres"),
     r"uv run pre-commit install.*": ("tests/development/test_hooks.py", '"install"'),
     r"uv run python tests/test_definitions\.py": ("tests/test_definitions.py", '__name__ == "__main__"'),
-    r"uv run --group bench python -m benchmarks": ("tests/benchmarks/test_benchmarks.py", "benchmarks"),
+    r"uv run --group bench python -m benchmarks( \w+( --.*)?)?": ("tests/benchmarks/test_benchmarks.py", "benchmarks"),
     r"uv run --extra jvm python -m tests\.chaos( -k \w+)?": (".ci/run", "--chaos=long tests/chaos"),
     r"uv run pytest( -m airflow)? tests/airflow": (".ci/run", "uv run pytest"),
     r"\.ci/run": (".ci/run", "uv run pytest"),
@@ -77,6 +77,7 @@ EXECUTED = {
 }
 
 NOT_HERE = {
+    r"uv run --group browser python -m tests\.browser\.screenshots": "replaces committed images, which differ each time",
     r"uv run dagster dev": "serves until it is ended; `biocloud dev`, which is tested, runs it",
     r"databricks (jobs|service-principals|service-principal-secrets-proxy|git-credentials|instance-profiles) .*": (
         "changes a real Databricks workspace"
@@ -93,7 +94,6 @@ NOT_HERE = {
     r"mvn dependency:get .*": "Maven is for a machine that has no other way to the jars",
     r"uv run --group docs zensical serve .*": "serves until it is ended; CI runs `zensical build` likewise",
     r"uv lock --upgrade-package \S+": "changes the lock to what is newest on that day",
-    r"uv run python benchmarks/\S+.*": "measures for minutes; its figures are in the pages",
 }
 
 
