@@ -59,7 +59,7 @@ def write_expected(context: IngestContext, known: Path, names: list[str]) -> Non
 def test_processes_that_ingest_different_deliveries_write_what_one_would(
     chaos: Chaos, processes: Processes, tmp_path: Path
 ) -> None:
-    count, rounds = chaos.times(3, 8), chaos.times(1, 2)
+    count, rounds = chaos.times(3, 8), chaos.times(1, 4)
     alone, names = landed(tmp_path, count)
     ingest(alone, *names)
     expected, known, looks = content(alone), tmp_path / "expected.json", 0

@@ -329,7 +329,7 @@ def test_a_command_that_is_killed_is_completed_by_the_next(chaos: Chaos, tmp_pat
     (tmp_path / "out").symlink_to(biocloud.lake)
     context = context_at(tmp_path)
     expected, killed = content(context), 0
-    while killed < 3:
+    while killed < 5:
         for file in (biocloud.landing / "dsi" / name).rglob("*.parquet"):
             file.write_bytes(file.read_bytes())  # counts as changed, so that it is ingested anew
         process = biocloud.start("ingest", name)

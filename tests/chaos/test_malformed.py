@@ -354,7 +354,7 @@ def test_damaged_bytes_are_refused_by_file_or_harmless_and_never_crash_or_hang(c
 
     @seed(chaos.seed)
     @settings(
-        max_examples=chaos.times(30, 1_000),
+        max_examples=chaos.times(30, 5_000),
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),

@@ -72,7 +72,7 @@ def test_an_ingest_on_a_failing_s3_is_whole_or_fails_and_the_next_one_completes_
     (name,) = synthetic.write(alone.landing, results=60, seed=3)
     ingest(alone, name)
     expected = digest(alone, name)
-    trials, outcomes, looks = 2, Outcomes(), 0
+    trials, outcomes, looks = 12, Outcomes(), 0
     with FaultyS3(s3_server, f"{chaos.seed} ingest") as proxy:
         for number in range(trials):
             proxy.rate = RATES[number % len(RATES)]
@@ -120,7 +120,7 @@ def test_a_publication_on_a_failing_s3_is_whole_or_fails_and_the_next_one_comple
         old_days(lake)
         processes.run("publish", curated=s3_root, salt=salt, endpoint=s3_server, environment=s3_environment)
         whole.append(contents(lake))
-    trials, outcomes = chaos.times(4, 12), Outcomes()
+    trials, outcomes = chaos.times(4, 40), Outcomes()
     with FaultyS3(s3_server, f"{chaos.seed} publish") as proxy:
         for number in range(trials):
             proxy.rate = RATES[number % len(RATES)]
@@ -157,7 +157,7 @@ def test_a_deployment_on_a_failing_s3_is_whole_or_fails_and_the_next_one_complet
     for world.definitions in states:
         world.deploy()
         whole.append(world.objects())
-    trials, outcomes = chaos.times(4, 12), Outcomes()
+    trials, outcomes = chaos.times(4, 40), Outcomes()
     with FaultyS3(s3_server, f"{chaos.seed} deploy") as proxy:
         for number in range(trials):
             proxy.rate = RATES[number % len(RATES)]
