@@ -111,7 +111,7 @@ class Site:
     def open(self, path: str, scheme: Scheme = "light", width: int = 1400) -> Page:
         context = self.browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 1000})
         page = context.new_page()
-        page.on("console", lambda message: self.logged.append(f"{path}: {message.type}: {message.text}"))
+        page.on("console", lambda message: self._log(f"{path}: {message.text}", message.type))
         page.on("pageerror", lambda error: self.logged.append(f"{path}: {error}"))
         page.on("request", lambda request: self._note(request.url))
         # The theme draws diagrams in closed shadow roots, into which no test can look.
@@ -122,6 +122,10 @@ class Site:
         page.goto(self.address + path, wait_until="networkidle")
         page.wait_for_function("!document.querySelector('pre.mermaid')")
         return page
+
+    def _log(self, text: str, level: str) -> None:
+        if level in {"error", "warning"}:
+            self.logged.append(text)
 
     def _note(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:")):
