@@ -6,6 +6,7 @@ not seen in one file, and is checked by the engine.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -90,7 +91,7 @@ class ValueChecks:
         """What was found, in the order in which it was."""
         for (kind, path), hits in self._hits.items():
             where = ", ".join(hits.examples)
-            found = f"{hits.count:,} {hits.label}" + (f", for instance in id {where}" if where else "")
+            found = _counted(hits.count, hits.label) + (f", for instance in id {where}" if where else "")
             yield Difference(kind, path, hits.expected, found)
 
     def _fields(
@@ -186,3 +187,8 @@ class ValueChecks:
             example = None if key is None else shown(repr(key[:1000] if isinstance(key, str) else key))
             if example is not None and example not in hits.examples and len(hits.examples) < _EXAMPLES:
                 hits.examples.append(example)
+
+
+def _counted(count: int, label: str) -> str:
+    """A number of things, `2 rows with a null`; the label is in the plural."""
+    return f"{count:,} {label if count != 1 else re.sub(r's\b', '', label, count=1)}"

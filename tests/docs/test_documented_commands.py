@@ -77,7 +77,7 @@ EXECUTED = {
 }
 
 NOT_HERE = {
-    r"uv run --group browser python -m tests\.browser\.screenshots": "replaces committed images, which differ each time",
+    r"uv run --group browser python -m tests\.browser\.screenshots": "replaces images that differ each time",
     r"uv run dagster dev": "serves until it is ended; `biocloud dev`, which is tested, runs it",
     r"databricks (jobs|service-principals|service-principal-secrets-proxy|git-credentials|instance-profiles) .*": (
         "changes a real Databricks workspace"

@@ -68,7 +68,7 @@ def test_null_keys_and_values_are_named_with_their_file(tmp_path: Path) -> None:
     key, value = inspected(tmp_path).violations
     assert (key.kind, key.folder, key.file, key.column) == (ViolationKind.NULL_KEY, "sensor", "part-1.parquet", "id")
     assert (value.kind, value.file, value.column) == (ViolationKind.NULL_VALUE, "part-1.parquet", "type")
-    assert value.found == "1 rows with a null, for instance in id 's2'"
+    assert value.found == "1 row with a null, for instance in id 's2'"
     assert not key.is_warning
     assert not value.is_warning
 
@@ -91,7 +91,7 @@ def test_a_null_in_a_list_is_a_violation_at_every_level(tmp_path: Path, column: 
     found = the_violation(inspected(tmp_path))
     assert (found.kind, found.folder, found.file) == (ViolationKind.NULL_ELEMENT, RESULT, "part-0.parquet")
     assert found.column == column
-    assert found.found == "1 null elements, for instance in id 'result-1'"
+    assert found.found == "1 null element, for instance in id 'result-1'"
 
 
 @pytest.mark.parametrize("probability", [-0.01, 1.01, math.nan, math.inf])
@@ -99,7 +99,7 @@ def test_a_probability_outside_0_to_1_is_a_warning(tmp_path: Path, probability: 
     write(tmp_path, analysis_group_result=predicted(0.0, probability, 1.0, None))
     found = the_violation(inspected(tmp_path))
     assert (found.kind, found.column) == (ViolationKind.OUT_OF_RANGE, "predictions[].taxa.items[].probability")
-    assert (found.expected, found.found) == ("0 to 1", "1 values outside, for instance in id 'result-1'")
+    assert (found.expected, found.found) == ("0 to 1", "1 value outside, for instance in id 'result-1'")
     assert found.is_warning
 
 

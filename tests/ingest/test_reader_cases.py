@@ -534,7 +534,7 @@ def test_a_time_that_is_in_no_year_from_1_to_9999_is_refused(tmp_path: Path) -> 
         error = refused(tmp_path, "sensor", edit(table("sensor"), "created_at", lambda n, _, a=array: [(n, a)]))
         assert (error.kind, error.column) == (ViolationKind.LOSSY_TYPE, "created_at")
         assert error.expected == "timestamp of the years 1 to 9999 in UTC"
-        assert error.found == "1 values outside, for instance in id 'sensor-1'"
+        assert error.found == "1 value outside, for instance in id 'sensor-1'"
     write(tmp_path, analysis_group_result=edit(table(RESULT), "generated_by.datetime", lambda n, _: [(n, last)]))
     assert inspected(tmp_path).errors[-1].column == "generated_by.datetime"
 
