@@ -114,6 +114,13 @@ _NOT_TRANSIENT = (
 )
 
 
+_OLD_VERSION = "Missing commit file: expected version"
+"""Sail 0.7 can't read most versions of a table that are older than its latest checkpoint.
+
+A publication whose table got a checkpoint after its snapshot was taken succeeds when it is repeated, with a new one.
+"""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the cause of an error is the infrastructure and may pass by itself: a repetition can help.
 
@@ -126,6 +133,8 @@ def is_transient(error: BaseException) -> bool:
         return True
     if storage_failure(error) is not None:
         return False
+    if _OLD_VERSION in str(error):
+        return True
     if any(_is_instance(error, module, name) for module, name in _NOT_TRANSIENT):
         return False
     return any(_is_instance(error, module, name) for module, name in _TRANSIENT)

@@ -189,6 +189,9 @@ class ValueChecks:
                 hits.examples.append(example)
 
 
+_PLURAL = re.compile(r"s\b")
+
+
 def _counted(count: int, label: str) -> str:
     """A number of things, `2 rows with a null`; the label is in the plural."""
-    return f"{count:,} {label if count != 1 else re.sub(r's\b', '', label, count=1)}"
+    return f"{count:,} {label if count != 1 else _PLURAL.sub('', label, count=1)}"

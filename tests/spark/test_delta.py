@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType
 
-from biocloud_assets.errors import TableError
+from biocloud_assets.errors import TableError, is_transient
 from biocloud_assets.lake import DataLake
 from biocloud_assets.spark import delta, delta_log, table_reader
 from biocloud_assets.spark.session import get_session
@@ -311,6 +311,17 @@ def test_a_table_that_was_written_by_its_path_is_continued_by_its_name(
     version = delta_log.version(lake, PATH)
     assert version is not None
     assert delta.read_table(spark, lake, PATH, catalog=catalog, version=version - 1).count() == 1
+
+
+def test_a_version_that_sail_cannot_read_after_a_checkpoint_is_worth_a_repetition(
+    spark: SparkSession, lake: DataLake
+) -> None:
+    """Sail writes a checkpoint with every tenth commit; a snapshot that was taken before is taken anew."""
+    for number in range(12):
+        replace(spark, lake, rows(spark, "a"), str(number))
+    with pytest.raises(Exception, match="Missing commit file") as raised:
+        delta.read_table(spark, lake, PATH, version=5).count()
+    assert is_transient(raised.value)
 
 
 def alter(lake: DataLake, feature: str) -> None:
