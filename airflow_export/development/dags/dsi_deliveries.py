@@ -10,6 +10,7 @@ biocloud_assets/ingest/discovery.py; a test compares both on the same files.
 
 import hashlib
 import html
+import inspect
 import json
 import logging
 import re
@@ -153,7 +154,25 @@ def next_run(delivery, fingerprint, failures, now):
         return name, f"a run failed a short while ago, at {times[-1]}"
     if len([time for time in times if now - time < timedelta(days=1)]) >= MAX_RUNS_PER_DAY:
         return name, f"{MAX_RUNS_PER_DAY} runs have failed within a day"
-    return f"{name}__after_{times[-1].strftime('%Y-%m-%dT%H:%M:%SZ')}", None
+    return repetition(name, times[-1]), None
+
+
+def repetition(name, failed_at):
+    """Return the name of the run that repeats one after its failure."""
+    return f"{name}__after_{failed_at.strftime('%Y-%m-%dT%H:%M:%SZ')}"
+
+
+def failures_of(ti, name):
+    """Return when runs for the same files were failed by the infrastructure; `name` is that of the first run."""
+    pull = {"dag_id": STARTS, "task_ids": STARTED_TASK, "key": f"failures_{name}", "map_indexes": -1}
+    if "run_id" not in inspect.signature(ti.xcom_pull).parameters:  # Airflow 2
+        return ti.xcom_pull(**pull, include_prior_dates=True) or []
+    # Airflow 3.3 finds prior dates within one DAG only, so the runs are followed from one to the next.
+    run_id, found = name, []
+    while times := ti.xcom_pull(**pull, run_id=run_id):
+        found.append(times[-1])
+        run_id = repetition(name, datetime.fromisoformat(times[-1]))
+    return found
 
 
 def post_failure(context):
@@ -234,15 +253,9 @@ with DAG(
         ti.xcom_push(key="after", value=after)
         runs = []
         for delivery, fingerprint in complete:
-            failures = ti.xcom_pull(
-                dag_id=STARTS,
-                task_ids=STARTED_TASK,
-                key=f"failures_{delivery}__{fingerprint}",
-                include_prior_dates=True,
-                map_indexes=-1,
-            )
+            failures = failures_of(ti, f"{delivery}__{fingerprint}")
             # A delivery whose files have changed has another fingerprint, and so a new run.
-            run_id, reason = next_run(delivery, fingerprint, failures or [], now)
+            run_id, reason = next_run(delivery, fingerprint, failures, now)
             if reason:
                 print(f"{delivery}: {reason}")
             else:
