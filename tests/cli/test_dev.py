@@ -113,6 +113,35 @@ def test_the_end_of_dev_cancels_the_runs_in_progress_and_says_so(tmp_path: Path,
     wait_for(lambda: not process.is_running())
 
 
+def test_two_ingests_and_a_publication_run_at_once_and_a_third_ingest_waits(tmp_path: Path) -> None:
+    biocloud = Biocloud(tmp_path)
+    write(biocloud.landing, SMALL)
+    biocloud("ingest", SMALL)
+    many = [record("sensor_media_item", id=f"item-{number}") for number in range(100_000)]
+    deliveries = [f"2026-02-0{day}-06:00:00" for day in (1, 2, 3)]
+    for delivery in deliveries:
+        write(biocloud.landing, delivery, sensor_media_item=many)
+    dev = Dev(biocloud)
+    try:
+        with biocloud.instance() as instance:
+            instance.add_dynamic_partitions("dsi_delivery", deliveries)
+        ingests = [dev.launch(delivery) for delivery in deliveries]
+        publication = dev.launch("2026-01-02", job="dsi_curated")
+        assert [dev.wait(run) for run in (*ingests, publication)] == ["SUCCESS"] * 4
+    finally:
+        dev.stop()
+    with biocloud.instance() as instance:
+        steps = {run: instance.get_run_step_stats(run)[0] for run in (*ingests, publication)}
+
+    def overlap(one: str, other: str) -> bool:
+        return steps[one].start_time < steps[other].end_time and steps[other].start_time < steps[one].end_time
+
+    first, second, third = sorted(ingests, key=lambda run: steps[run].start_time)
+    assert overlap(first, second)
+    assert steps[third].start_time >= min(steps[first].end_time, steps[second].end_time)
+    assert any(overlap(publication, run) for run in ingests)
+
+
 def test_the_home_of_another_environment_is_refused(biocloud: Biocloud) -> None:
     environment = {
         **biocloud.environment,
