@@ -100,7 +100,7 @@ def test_every_engine_and_environment_is_accepted(monkeypatch: pytest.MonkeyPatc
     ("variable", "value", "expected"),
     [
         ("BIOCLOUD_ENV", "prod", "'local', 'development' or 'production'"),
-        ("BIOCLOUD_ENGINE", "duckdb", "'sail', 'jvm' or 'databricks'"),
+        ("BIOCLOUD_ENGINE", "duckdb", "'sail', 'jvm', 'connect' or 'databricks'"),
         ("BIOCLOUD_QUIET_SECONDS", "soon", "number"),
         ("BIOCLOUD_QUIET_SECONDS", "-1", "greater than or equal to 0"),
         ("BIOCLOUD_QUIET_SECONDS", "86401", "less than or equal to 86400"),

@@ -110,11 +110,15 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
         if inspection.errors:
             yield from _folder_checks(contract, inspection, selection)
             raise DeliveryRefusedError(request.delivery, inspection.errors, inspection.files.fingerprint)
-        with writing_tables(context, inspection, selection.tables) as written:
-            yield from _folder_checks(contract, inspection, selection)
-            yield from _folders(context, inspection, selection)
-            for table in written:
-                yield Materialization(contract.address(table), _table_metadata(context, inspection, table))
+        try:
+            with writing_tables(context, inspection, selection.tables) as written:
+                yield from _folder_checks(contract, inspection, selection)
+                yield from _folders(context, inspection, selection)
+                for table in written:
+                    yield Materialization(contract.address(table), _table_metadata(context, inspection, table))
+        except Exception:  # for instance a footer that doesn't belong to the rest of the file
+            _raise_if_source_changed(context, inspection)
+            raise
         if selection.tables:
             _raise_if_source_changed(context, inspection)
         yield from _check_tables(context, selection, inspection)

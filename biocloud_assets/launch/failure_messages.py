@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 
 import dagster as dg
-import requests
 
 from biocloud_assets.launch.launcher import NO_OUTCOME, PARTITION_TAG, REASON_TAG
 from biocloud_assets.launch.script import NOT_IN_AIRFLOW
@@ -61,6 +60,8 @@ def post(url: str, text: str) -> str:
     Returns:
         the HTTP status, or the class of the error; not its text, which may hold the address.
     """
+    import requests  # no other definition needs it
+
     answer = ["no answer"]
 
     def send() -> None:

@@ -192,7 +192,7 @@ def test_wrong_use_is_exit_code_2(tmp_path: Path, arguments: list[str], message:
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     printed = Biocloud(tmp_path, BIOCLOUD_ENGINE="duckdb")("deliveries", code=2)
-    assert "BIOCLOUD_ENGINE: expected 'sail', 'jvm' or 'databricks', found 'duckdb'" in printed
+    assert "BIOCLOUD_ENGINE: expected 'sail', 'jvm', 'connect' or 'databricks', found 'duckdb'" in printed
 
 
 def test_help_teaches_by_example(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from databricks.sdk import WorkspaceClient
 
-from biocloud_assets.access import jobs
+from biocloud_assets.access import jobs, sync_groups
 from biocloud_assets.doctor.findings import Finding
 from biocloud_assets.doctor.workspace import GROUP_SYNC_SECRETS
+from biocloud_assets.launch.script import ARGUMENTS_TAG
 from tests.databricks_workspace.server import POLICY_ID, POOL_ID, SPARK_VERSION
 from tests.databricks_workspace.settings import PRINCIPAL, pool
 from tests.doctor.conftest import CATALOG, PROFILE, ROOT, Site
@@ -583,9 +584,10 @@ def test_without_a_catalog_the_instance_profile_has_to_reach_the_lake(site: Site
 
 
 def test_the_secrets_of_the_group_sync_are_those_that_its_dag_reads() -> None:
-    variables = " ".join(jobs._cluster_variables("TEST").values())
     scope, keys = GROUP_SYNC_SECRETS
-    assert set(re.findall(r"\{\{secrets/(.+?)\}\}", variables)) == {f"{scope}/{key}" for key in keys}
+    arguments = json.loads(jobs.sync_groups.tags[ARGUMENTS_TAG])
+    assert arguments[arguments.index("--secret-scope") + 1] == scope
+    assert keys == (sync_groups.HOST_SECRET, sync_groups.TOKEN_SECRET)
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1:9", "https://no-such-workspace.invalid", "not a host"])

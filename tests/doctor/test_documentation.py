@@ -9,7 +9,7 @@ from pathlib import Path
 
 from biocloud_assets.access.grants import step_grants
 from biocloud_assets.cli.commands import app
-from biocloud_assets.environments import load_environment
+from biocloud_assets.environments import Volumes, load_environment
 from tests.databricks_workspace.catalog import UnityCatalog
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_the_bodies_of_the_commands_are_json_and_the_commands_of_biocloud_exist(
 
 def test_the_table_of_privileges_has_all_that_are_granted_and_no_other() -> None:
     sample = load_environment(ROOT / "databricks/environments.yml", "development")
-    paths = {use: f"/Volumes/c/s/{use}" for use in ("landing", "curated", "files")}
+    paths = Volumes(**{use: f"/Volumes/c/s/{use}" for use in ("landing", "curated", "files")})
     environments = (
         sample,
         sample.model_copy(update={"catalog": None}),

@@ -25,6 +25,7 @@ from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.schema import DELIVERY_COLUMN
 from biocloud_assets.settings import Settings
+from biocloud_assets.spark.table_reader import TableReader
 from biocloud_assets.steps import RunInfo, StepRequest
 from tests.ingest.deliveries import DELIVERY, record, write
 
@@ -88,6 +89,9 @@ class World:
 
     def delta(self, table: str) -> deltalake.DeltaTable:
         return deltalake.DeltaTable(str(self.lake_root / CONTRACT.address(CONTRACT.table(table))))
+
+    def tables(self) -> TableReader:
+        return LakehouseResource.from_settings(self.settings).tables()
 
     @property
     def versions(self) -> dict[str, int]:
@@ -169,7 +173,7 @@ def test_a_valid_delivery_materialises_every_folder_every_table_and_the_log_in_i
     events = result.get_asset_materialization_events()
     assert {(event.asset_key, event.partition) for event in events} == {(key, DELIVERY) for key in LANDING | RAW}
     assert len(events) == 15
-    assert delivery_log.ingested(world.tables, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(world.tables(), CONTRACT) == {DELIVERY}
 
 
 def test_a_valid_delivery_passes_every_check_in_its_partition(good: Good) -> None:
@@ -209,7 +213,7 @@ def test_the_metadata_of_a_table_describe_what_was_written_and_show_some_rows(go
 
 def test_the_log_names_the_rows_of_every_table_and_the_run(good: Good) -> None:
     found = metadata(good, asset_key(CONTRACT.address(CONTRACT.log)))
-    row = delivery_log.read(good[0].tables, CONTRACT, DELIVERY)
+    row = delivery_log.read(good[0].tables(), CONTRACT, DELIVERY)
     assert row is not None
     assert row["rows"] == {table.name: 7 if table.name == "sensor" else 1 for table in CONTRACT.tables}
     assert {r.data["table"]: r.data["rows"] for r in found["rows_per_table"].records} == row["rows"]
@@ -302,7 +306,7 @@ def test_a_value_out_of_range_is_a_warning_and_the_delivery_is_ingested(world: W
     result = world.run()
     assert result.success
     assert materialised(result) == LANDING | RAW
-    assert delivery_log.ingested(world.tables, CONTRACT) == {DELIVERY}
+    assert delivery_log.ingested(world.tables(), CONTRACT) == {DELIVERY}
     found = failed(result)
     assert set(found) == {f"landing/dsi/{RESULT}:plausible", f"raw/dsi/{PREDICTION}:ranges"}
     assert {check.severity for check in found.values()} == {dg.AssetCheckSeverity.WARN}

@@ -22,13 +22,14 @@ from biocloud_assets.curated.dsi.results import LOG_VERSION
 from biocloud_assets.curated.dsi.sensors import VERSION_TAG
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.errors import LakeError, RunDateError, TableError
-from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.context import FILES, IngestContext
 from biocloud_assets.ingest.snapshot import take_snapshot
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.sample import land_bundled
 from biocloud_assets.settings import Settings
+from biocloud_assets.spark.table_reader import DeltaRsReader
 from tests.curated.dsi.curated_lake import assert_manifests_match, contents, published
 from tests.ingest.lakehouse import context_at, ingest
 
@@ -169,7 +170,8 @@ def test_a_dry_run_of_each_step_changes_nothing(sample: tuple[IngestContext, Pat
 
 def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[IngestContext, Path]) -> None:
     context = sample[0]
-    there = replace(context, lake=DataLake.at(f"{s3_root}/lake", endpoint=s3_server))
+    lake = DataLake.at(f"{s3_root}/lake", endpoint=s3_server)
+    there = replace(context, lake=lake, files=lake.below(FILES), tables=DeltaRsReader(lake))
     newest = context.landing.list("dsi").folders[-1]
     ingest(there, newest)
     curated = DataLake.at(f"{s3_root}/curated", endpoint=s3_server)
