@@ -121,7 +121,9 @@ def _maintenance_step(request: StepRequest, roots: Roots) -> Iterator[StepResult
             hint="Run two steps.",
         )
     lake = DataLake.at(roots.lake, endpoint=roots.s3_endpoint)
-    yield from maintenance_step(roots.engine, lambda: _session(roots), lake, request, roots.catalog)
+    yield from maintenance_step(
+        roots.engine, lambda: _session(roots), lake, request, roots.catalog, roots.files is None
+    )
 
 
 def _session(roots: Roots) -> SparkSession:

@@ -24,16 +24,19 @@ def maintain_tables(
     days: int | None,
     dry_run: bool,
     catalog: str | None = None,
+    files_are_reachable: bool = True,
 ) -> Iterator[TableMaintenance]:
     """Maintain each table that exists.
 
     Args:
-        engine: on `jvm` and `databricks`, Spark does it; on `sail`, delta-rs.
+        engine: on `jvm` and `databricks`, Spark does it; on `sail` and `connect`, delta-rs.
         get_session: returns the Spark session; called only if Spark has something to do.
         lake: the lake.
         days: for how many days replaced files are kept; None for the default, 7.
         dry_run: change nothing.
         catalog: the catalog of Unity Catalog that has the tables, if there is one.
+        files_are_reachable: whether this process can read the files of the tables. Otherwise there is a catalog, and
+            all is asked of the engine.
 
     Yields:
         the outcome of each table, as soon as it is known.
@@ -43,14 +46,14 @@ def maintain_tables(
         TableError: ingests wrote a table at every attempt.
     """
     days = check_days(days)
-    get_spark = None if engine == "sail" else get_session
+    get_spark = None if engine in ("sail", "connect") else get_session
     for contract in contracts():
         for table in (*contract.tables, contract.log):
             path = contract.address(table)
-            if catalog is not None and engine == "databricks":
+            if catalog is not None and not files_are_reachable:
                 outcome = maintain_named_table(get_session(), path, catalog, days=days, dry_run=dry_run)
             else:
-                outcome = maintain_table(lake, path, days=days, dry_run=dry_run, get_spark=get_spark)
+                outcome = maintain_table(lake, path, days=days, dry_run=dry_run, get_spark=get_spark, catalog=catalog)
             if outcome is not None:
                 yield outcome
 
@@ -61,6 +64,7 @@ def maintenance_step(
     lake: DataLake,
     request: StepRequest,
     catalog: str | None = None,
+    files_are_reachable: bool = True,
 ) -> Iterator[Observation]:
     """Maintain all tables, as a step: see `maintain_tables`.
 
@@ -68,7 +72,15 @@ def maintenance_step(
         an observation of each table.
     """
     days, dry_run = request.retention_days, request.dry_run
-    for outcome in maintain_tables(engine, get_session, lake, days=days, dry_run=dry_run, catalog=catalog):
+    for outcome in maintain_tables(
+        engine,
+        get_session,
+        lake,
+        days=days,
+        dry_run=dry_run,
+        catalog=catalog,
+        files_are_reachable=files_are_reachable,
+    ):
         yield observation(outcome)
 
 

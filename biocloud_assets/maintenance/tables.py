@@ -104,6 +104,7 @@ def maintain_table(
     days: int = DEFAULT_DAYS,
     dry_run: bool = False,
     get_spark: Callable[[], SparkSession] | None = None,
+    catalog: str | None = None,
 ) -> TableMaintenance | None:
     """Merge small files, delete files that were replaced some time ago, and delete old log files.
 
@@ -118,6 +119,7 @@ def maintain_table(
         dry_run: change nothing.
         get_spark: returns the session of a Spark that has OPTIMIZE and VACUUM: a JVM's or that of Databricks. Without
             it, delta-rs does the work, since Sail 0.7 has neither statement.
+        catalog: the catalog of Unity Catalog that has the table, if there is one; Spark then uses its name.
 
     Returns:
         the outcome; None if there is no table.
@@ -141,7 +143,7 @@ def maintain_table(
         gone = {*unused, *old_log_files}
         after = {name: size for name, size in before.items() if name not in gone}
         return _outcome(path, before, after, files, files - small + merged, dry_run=True)
-    name = f"delta.`{lake.uri(path).replace('`', '``')}`"
+    name = quoted_name(path, catalog) if catalog is not None else f"delta.`{lake.uri(path).replace('`', '``')}`"
     if merged < small:
         _commit(lake, path, lambda current: _compact(current, name, get_spark))
     if unused:

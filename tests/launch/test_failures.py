@@ -46,7 +46,7 @@ def test_a_cloud_without_capacity_is_tried_again_for_more_than_half_an_hour(
     [
         ({"how": "no cluster"}, {}, "AWS_INSUFFICIENT_INSTANCE_CAPACITY_FAILURE"),
         ({"how": "kill", "seconds": 0.0}, {}, "was terminated. Reason: CLOUD_PROVIDER_SHUTDOWN"),
-        ({"how": "pending"}, {"start_timeout_seconds": 2, "timeout_seconds": 60}, ""),
+        ({"how": "pending"}, {"start_timeout_seconds": 10, "timeout_seconds": 60}, ""),
         ({"how": "fail", "message": "Fatal error: The Python kernel is unresponsive."}, {}, "kernel is unresponsive"),
         ({"how": "hang"}, {"timeout_seconds": 20}, "imed out"),
     ],
