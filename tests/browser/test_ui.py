@@ -58,7 +58,7 @@ def test_the_global_lineage_shows_the_three_layers_with_groups_and_kinds(ui: Ui)
     tables = [table.name for table in (*CONTRACT.tables, CONTRACT.log)]
     for name in (*(folder.name for folder in CONTRACT.folders), *tables, "observation", "manifest", "retention"):
         # A long name is shortened in its middle.
-        graph.get_by_text(re.compile(f"^{name[:12]}.*{name[-8:]}$")).first.wait_for()
+        graph.get_by_text(re.compile(f"^({name}|{name[:12]}.*{name[-8:]})$")).first.wait_for()
 
 
 def test_the_page_of_a_table_shows_columns_lineage_row_counts_and_passed_checks(ui: Ui) -> None:
@@ -99,7 +99,9 @@ def test_a_run_of_the_command_line_is_on_the_page_of_its_job_and_can_be_executed
     ui.text(run[:8]).click()
     ui.wait_for("Success")
     ui.execute_again()
-    ui.wait_for("Success", re.compile("Re-execution of"))
+    again = wait_for(lambda: next((one for one in biocloud.runs() if one.parent_run_id == run), None))
+    ui.page.wait_for_url(f"**/runs/{again.run_id}*")
+    ui.wait_for("Success")
 
 
 def test_a_run_that_is_terminated_in_the_ui_is_canceled_and_its_process_ends(ui: Ui, biocloud: Biocloud) -> None:
