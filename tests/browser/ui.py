@@ -91,7 +91,8 @@ class Ui:
     def _launch(self, prefix: str, *, partitions: int) -> None:
         self.open(JOB)
         self.button("Materialize all").click()
-        dialog = self.page.get_by_role("dialog")
+        # Its list of partitions is a dialog of its own, which is closed with an animation.
+        dialog = self.page.get_by_role("dialog").filter(has_text="Launch runs to materialize")
         dialog.get_by_text("Select a partition or create one").click()
         self.page.get_by_placeholder("Filter partitions").fill(prefix)
         self.page.get_by_text(f"Select all ({partitions})", exact=True).click()
