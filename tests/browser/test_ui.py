@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus
 
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import BUNDLED
@@ -144,8 +145,10 @@ def test_a_refused_delivery_is_seen_on_the_run_the_check_and_the_asset(ui: Ui, b
 
 def test_a_backfill_ingests_four_deliveries(ui: Ui, biocloud: Biocloud) -> None:
     ui.backfill("2026-02-0", partitions=4)
+    with biocloud.instance() as instance:
+        wait_for(lambda: [one.status for one in instance.get_backfills()] == [BulkActionStatus.COMPLETED_SUCCESS])
     ui.open("/runs?view=backfills")
-    ui.wait_for("4 partitions", "Completed")
+    ui.wait_for("4 partitions")
     ui.open(f"{TABLE}?view=partitions&partition={BACKFILLED[-1]}")
     ui.wait_for("dagster/partition_row_count")
     ingested = {row["delivery"] for row in biocloud.json("deliveries") if row["state"] == "ingested"}
