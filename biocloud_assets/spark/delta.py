@@ -173,8 +173,10 @@ def _register(spark: SparkSession, lake: DataLake, path: str, catalog: str) -> N
 
 
 def _empty(spark: SparkSession, schema: StructType) -> DataFrame:
-    # Built from expressions, because these have the engine's own types, and are planned quickly.
-    return spark.range(0).select(*(F.lit(None).cast(field.dataType).alias(field.name) for field in schema))
+    # Built from expressions, because these have the engine's own types, and are planned quickly. The types are given as
+    # text: as an object, Spark Connect 4.2 makes `string collate UTF8_BINARY` of a string, which delta-rs can't read.
+    types = ((field.name, field.dataType.simpleString()) for field in schema)
+    return spark.range(0).select(*(F.lit(None).cast(type_).alias(name) for name, type_ in types))
 
 
 def _ensure_table(
