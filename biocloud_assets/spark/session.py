@@ -60,8 +60,9 @@ _JVM_CONFIGURATION = {
     ),
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    # The defaults of Spark and Delta are for clusters: 200 and 50 tasks.
+    # The defaults of Spark and Delta are for clusters: 200 and 50 tasks, and 10,000 to list files for VACUUM.
     "spark.sql.shuffle.partitions": "8",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "8",
     "spark.databricks.delta.snapshotPartitions": "2",
 }
 
