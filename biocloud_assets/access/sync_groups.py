@@ -243,7 +243,7 @@ def sync_environment(
         env: `development` or `production`.
         dry_run: send only GET requests.
         allow_removals: groups that may lose any number of members.
-        on_update: is told of the plan, and of each group that is done.
+        on_update: called with the plan, and after each group that is done.
         settings: the workspaces and the folder of the files; by default those of the process's environment.
 
     Raises:

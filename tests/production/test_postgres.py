@@ -32,7 +32,7 @@ PASSWORD = "p@ss:w%rd/1"  # pragma: allowlist secret
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
 
 _LOCATION = '''
-"""A job that takes as long as it is told, the first time."""
+"""A job that takes as long as a variable says, the first time."""
 
 import time
 import dagster as dg
