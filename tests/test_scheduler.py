@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from biocloud_assets.definitions import build_definitions
-from biocloud_assets.environments import load_environment
+from biocloud_assets.environments import load_environment, region_variables
 from biocloud_assets.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +86,8 @@ def test_the_definitions_are_the_same_whatever_the_scheduler_is() -> None:
 def test_a_cluster_which_has_no_environments_file_gets_the_setting_from_the_launcher(tmp_path: Path) -> None:
     from biocloud_assets.launch.step_launcher import _cluster_settings
 
-    sent = _cluster_settings(Settings(env="production", environments=ROOT / "databricks/environments.yml"))
+    settings = Settings(env="production", environments=ROOT / "databricks/environments.yml")
+    sent = _cluster_settings(settings) | region_variables(settings.environment.region)  # the latter by new_cluster
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         for name, value in sent.items():
