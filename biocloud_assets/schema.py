@@ -8,8 +8,8 @@ Paths of nested fields are written with dots, and `[]` behind a list: `region_gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -266,6 +266,42 @@ def spark_schema(of: Table) -> StructType:
     from pyspark.sql.types import StructField, StructType
 
     return StructType([StructField(item.name, spark_type(item.type)) for item in of.columns])
+
+
+def spark_read_schema(of: Folder, paths: Collection[str], *, rescued: bool) -> StructType:
+    """The schema with which an engine reads some fields of a folder's files, and doesn't decode the others.
+
+    Engines that are asked for the length of a list decode all its fields; with this schema they decode one of them.
+
+    Args:
+        of: the folder.
+        paths: the fields. A list is enough for its length, and a structure stands for all that is in it.
+        rescued: whether the files are normalised copies; their `_rescued` columns are read too.
+    """
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    schema = StructType(
+        [StructField(field.name, spark_type(field.type, rescued=rescued)) for field in _only(of.fields, paths)]
+    )
+    return schema.add(RESCUED_COLUMN, StringType()) if rescued else schema
+
+
+def _only(fields: tuple[Field, ...], paths: Collection[str], prefix: str = "") -> tuple[Field, ...]:
+    """The fields that are among some paths or lead to one of them."""
+    kept = []
+    for field in fields:
+        path = f"{prefix}{field.name}"
+        if isinstance(field.type, Struct) and path not in paths:
+            if inner := _only(field.type.fields, paths, f"{path}."):
+                kept.append(replace(field, type=Struct(inner)))
+        elif isinstance(field.type, ListOf):
+            elements = field.type.element.fields
+            inner = _only(elements, paths, f"{path}[].")
+            if path in paths or inner:
+                kept.append(replace(field, type=ListOf(Struct(inner or elements[:1]))))
+        elif path in paths:
+            kept.append(field)
+    return tuple(kept)
 
 
 def spark_type(type_: Scalar | Struct | ListOf, *, rescued: bool = False) -> DataType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from biocloud_assets.ingest.unnest import source_fields
 from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
 from biocloud_assets.schema import (
     DELIVERY_COLUMN,
@@ -19,6 +20,7 @@ from biocloud_assets.schema import (
     arrow_type,
     column_lineage,
     list_element,
+    spark_read_schema,
     spark_schema,
     spark_type,
     type_name,
@@ -119,6 +121,29 @@ def test_the_layout_of_a_copy_has_rescued_in_the_record_and_in_every_element_of_
     assert RESCUED_COLUMN not in str(arrow_schema(CONTRACT.folder(RESULT)))
     spark = spark_type(dict(walk(CONTRACT.folder(RESULT).fields))["media"].type, rescued=True)
     assert RESCUED_COLUMN in spark.simpleString()
+
+
+def test_an_engine_reads_one_field_of_a_list_whose_length_is_needed_and_none_of_what_is_not() -> None:
+    folder = CONTRACT.folder(RESULT)
+    assert spark_read_schema(folder, source_fields(CONTRACT.table(RESULT)), rescued=False).simpleString() == (
+        "struct<id:string,analysis_group_id:string,algorithm_id:string,sensor_deployment_id:string,"
+        "generated_by:struct<datetime:timestamp,tag:string,version:string,parameters:string>,"
+        "media:array<struct<id:string>>,region_groups:array<struct<id:string>>,"
+        "predictions:array<struct<region_group_id:string>>,created_at:timestamp>"
+    )
+    groups = spark_read_schema(folder, source_fields(CONTRACT.table(f"{RESULT}_region_group")), rescued=True)
+    assert groups.simpleString() == (
+        "struct<id:string,region_groups:array<struct<id:string,individual_id:string,"
+        "regions:array<struct<media_id:string,_rescued:string>>,_rescued:string>>,_rescued:string>"
+    )
+
+
+@pytest.mark.parametrize("folder", CONTRACT.folders, ids=lambda folder: folder.name)
+def test_with_all_fields_an_engine_reads_the_whole_folder(folder: Folder) -> None:
+    paths = [path for path, _ in walk(folder.fields)]
+    assert [(field.name, field.dataType) for field in spark_read_schema(folder, paths, rescued=False)] == [
+        (field.name, spark_type(field.type)) for field in folder.fields
+    ]
 
 
 def test_lineage_names_the_column_of_the_folder() -> None:

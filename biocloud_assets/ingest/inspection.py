@@ -6,7 +6,7 @@ a delivery of any size: whether a key is repeated, and whether references lead t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.delivery import DeliveryFiles
 from biocloud_assets.ingest.reader import read_delivery
 from biocloud_assets.ingest.violations import Inspection, SourceFile, Violation, ViolationKind, errors_first
-from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Field, Folder, walk
+from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Field, Folder, spark_read_schema, walk
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -43,9 +43,11 @@ def inspect(context: IngestContext, files: DeliveryFiles) -> Inspection:
     readable = {name: sources for name, sources in inspection.sources.items() if sources and _usable(sources)}
     if not readable:
         return inspection
-    frames = {
-        name: [records.frame for records in read_records(context.spark, sources)] for name, sources in readable.items()
-    }
+    frames = {}
+    for name, sources in readable.items():
+        folder = context.contract.folder(name)
+        fields = [folder.key, *(path for path, field in walk(folder.fields) if field.references is not None)]
+        frames[name] = [records.frame for records in read_records(context.spark, folder, sources, fields)]
     violations = [
         *inspection.violations,
         *_repeated_keys(context, files.delivery, frames, readable),
@@ -63,7 +65,7 @@ class Records:
     """The records of some files of a folder that have the same layout.
 
     Attributes:
-        frame: the records, with the contract's columns.
+        frame: the records, with the fields that were asked for.
         rescued: whether the layout is that of `schema.arrow_schema(folder, rescued=True)`.
     """
 
@@ -71,10 +73,24 @@ class Records:
     rescued: bool
 
 
-def read_records(spark: SparkSession, sources: Sequence[SourceFile]) -> list[Records]:
-    """The records of a folder's files, by layout."""
+def read_records(
+    spark: SparkSession, folder: Folder, sources: Sequence[SourceFile], fields: Collection[str] | None = None
+) -> list[Records]:
+    """The records of a folder's files, by layout.
+
+    Args:
+        spark: the session.
+        folder: the folder.
+        sources: files of it.
+        fields: the paths of the fields to read, see `schema.spark_read_schema`; all if None.
+    """
+    paths = [path for path, _ in walk(folder.fields)] if fields is None else fields
     layouts = {rescued: [source.uri for source in sources if source.rescued is rescued] for rescued in (False, True)}
-    return [Records(spark.read.parquet(*uris), rescued) for rescued, uris in layouts.items() if uris]
+    return [
+        Records(spark.read.schema(spark_read_schema(folder, paths, rescued=rescued)).parquet(*uris), rescued)
+        for rescued, uris in layouts.items()
+        if uris
+    ]
 
 
 def _repeated_keys(
@@ -124,7 +140,7 @@ def _repeated_key(
     keys = [
         records.frame.select(F.col(folder.key).alias("key"), F.lit(source.info.name).alias("file"))
         for source in sources
-        for records in read_records(context.spark, (source,))
+        for records in read_records(context.spark, folder, (source,), [folder.key])
     ]
     repeated = (
         _union(keys)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.inspection import read_records
-from biocloud_assets.ingest.unnest import unnest
+from biocloud_assets.ingest.unnest import source_fields, unnest
 from biocloud_assets.ingest.violations import Inspection
 from biocloud_assets.schema import DELIVERY_COLUMN, Table, spark_schema
 
@@ -88,7 +88,8 @@ def _write(context: IngestContext, inspection: Inspection, table: Table) -> None
 def table_rows(context: IngestContext, inspection: Inspection, table: Table) -> DataFrame:
     """The rows that a delivery has for a table: its columns, except `_delivery`."""
     assert table.folder is not None, table
-    layouts = read_records(context.spark, inspection.sources[table.folder])
+    folder = context.contract.folder(table.folder)
+    layouts = read_records(context.spark, folder, inspection.sources[folder.name], source_fields(table))
     rows = [unnest(records.frame, table, rescued=records.rescued) for records in layouts]
     return reduce(lambda left, right: left.unionByName(right), rows)
 

@@ -36,7 +36,7 @@ def unnest(records: DataFrame, table: Table, *, rescued: bool) -> DataFrame:
     """The rows of one table.
 
     Args:
-        records: a folder's records, with the contract's columns.
+        records: a folder's records, with at least the fields of the table, see `source_fields`.
         table: the table.
         rescued: whether the records have a `_rescued` column and one in every structure of a list, see
             `schema.arrow_schema`. The engine would have to be asked for it.
@@ -72,13 +72,19 @@ def unnest(records: DataFrame, table: Table, *, rescued: bool) -> DataFrame:
             frame = frame.select(*done, *here)
     return frame.select(
         *(
-            F.col(column.name)
-            if isinstance(column.type, Struct)
-            else F.col(column.name).cast(spark_type(column.type)).alias(column.name)
+            # A structure too: to one that is read with a schema, Sail 0.7 adds metadata with which it can't be written.
+            F.col(column.name).cast(spark_type(column.type)).alias(column.name)
             for column in table.columns
             if column.name != DELIVERY_COLUMN
         )
     )
+
+
+def source_fields(table: Table) -> set[str]:
+    """The paths of the fields that `unnest` needs for a table."""
+    return {source.removesuffix("[]") for column in table.columns if (source := column.source)} | {
+        level.removesuffix("[]") for level in table.levels
+    }
 
 
 def _level_of(source: str, levels: tuple[str, ...]) -> str:

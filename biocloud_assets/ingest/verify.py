@@ -92,7 +92,7 @@ def _delivered(context: IngestContext, folder: Folder, sources: tuple[SourceFile
     from pyspark.sql import functions as F
 
     frames = []
-    for records in read_records(context.spark, sources):
+    for records in read_records(context.spark, folder, sources):
         columns = [
             _complete(field.type, F.col(field.name), rescued=records.rescued).alias(field.name)
             for field in folder.fields
