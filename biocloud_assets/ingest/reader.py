@@ -75,6 +75,7 @@ def read_delivery(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it has freed, and the engine needs it now
     rows = dict.fromkeys((table.name for table in contract.tables), 0)
     for folder, found in results.items():
         violations += [

@@ -114,4 +114,5 @@ def test_deliveries_are_ingested_and_published_in_standard_mode(standard: Site, 
 
     maintained = standard.run(instance, None, "pipes", job="table_maintenance")
     assert maintained.success, maintained.errors or maintained.failure
-    assert len(standard.workspace.clusters) == 4
+    runs = [(run.body["run_name"], run.state) for run in standard.workspace.runs.values()]
+    assert len(standard.workspace.clusters) == 4, runs
