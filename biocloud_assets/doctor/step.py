@@ -1,6 +1,7 @@
 """The probe on a cluster, `databricks/run_step.py --doctor`: what a step finds there.
 
-It writes to the folder `_doctor` below the lake's root, and to nothing else. Each finding is a line of the output.
+It writes to the folder `_doctor` below the lake's root, and below that of the lake's files, and to nothing else. Each
+finding is a line of the output.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 FOLDER = "_doctor"
 """The folder below the lake's root that the probe writes to, and deletes."""
+
+_FILE = f"{FOLDER}/2026-01-31-06:00:00"
+"""A file named as the marker of a delivery."""
+
+_Attempt = tuple[str, Callable[[], object]]
 
 _PREFIX = "biocloud doctor: "
 _PACKAGES = ("pyspark", "pyarrow", "pydantic", "deltalake", "boto3", "dagster-pipes")
@@ -59,7 +65,7 @@ class Probe:
 
 def report(probe: Probe) -> None:
     """Run the probe, and print a line for each finding."""
-    for check in (_versions, _region, _listing, _spark):
+    for check in (_versions, _region, _listing, _files, _spark):
         try:
             for finding in check(probe):
                 print(_PREFIX + json.dumps(asdict(finding)), flush=True)
@@ -130,6 +136,24 @@ def _listing(probe: Probe) -> Iterator[Finding]:
             yield failed(check, f"there is no {root}", advice)
 
 
+def _files(probe: Probe) -> Iterator[Finding]:
+    """A file as a step writes it beside the tables.
+
+    The documentation of volumes doesn't say whether a file can be renamed over another one, or have colons in its name
+    (https://docs.databricks.com/aws/en/volumes/volume-files).
+    """
+    name, root = ("lake_root", probe.lake) if probe.files is None else ("files_root", probe.files)
+    lake = DataLake.at(root, endpoint=probe.s3_endpoint)
+    yield from _attempts(f"cluster: file in {name}", _file(lake))
+
+
+def _file(lake: DataLake) -> Iterator[_Attempt]:
+    yield "write", lambda: lake.write(_FILE, b"first")
+    yield "replace", lambda: lake.write(_FILE, b"second")
+    yield "read", lambda: _expect("second", lake.read(_FILE).decode())
+    yield "delete", lambda: _expect((), lake.delete_folder(FOLDER).failures)
+
+
 def _spark(probe: Probe) -> Iterator[Finding]:
     from biocloud_assets.spark.session import get_session
 
@@ -146,9 +170,6 @@ def _spark(probe: Probe) -> Iterator[Finding]:
     else:
         # https://docs.databricks.com/aws/en/tables/external: DROP TABLE leaves the files of an external table.
         yield ok("cluster: deletion of the probe", f"a few small files stay in {uri}; the next probe uses them again")
-
-
-_Attempt = tuple[str, Callable[[], object]]
 
 
 def _attempts(name: str, attempts: Iterator[_Attempt]) -> Iterator[Finding]:
@@ -182,9 +203,9 @@ def _by_name(spark: SparkSession, name: str, uri: str) -> Iterator[_Attempt]:
     yield "DROP TABLE", lambda: spark.sql(f"DROP TABLE {table}")
 
 
-def _expect(expected: int, found: int) -> None:
+def _expect(expected: object, found: object) -> None:
     if expected != found:
-        raise ValueError(f"expected {expected} rows, found {found}")
+        raise ValueError(f"expected {expected}, found {found}")
 
 
 def _clean(lake: DataLake) -> Iterator[Finding]:

@@ -10,14 +10,16 @@ package that is neither in `_RUNTIME` nor required by a library can't be importe
 failure, because pip would install the PySpark of PyPI over the runtime's, which pip doesn't know of.
 
 The paths /dbfs and /Volumes are mapped into the workspace's folder for Python's own file functions, and /Volumes for
-Spark's readers and writers: not for native code or child processes. A file in a volume can't be appended to or written
-out of order: https://docs.databricks.com/aws/en/volumes/volume-files#limitations. The process ends with the script,
-even if the script leaves threads behind.
+Spark's readers and writers: not for native code or child processes. A file in a volume can't be opened to append to it
+or to write at a position: https://docs.databricks.com/aws/en/volumes/volume-files#limitations. Databricks doesn't say
+which error that is; users have seen "Illegal seek" and "Input/output error". Whether a file can be renamed over another
+one isn't documented either: here it can. The process ends with the script, even if the script leaves threads behind.
 
 In standard mode Python has no AWS credentials, and Spark is Spark Connect, without a SparkContext
 (https://docs.databricks.com/aws/en/compute/standard-limitations). Tables are there by name alone: nobody here has READ
-FILES or WRITE FILES on an external location, so Spark refuses s3:// paths. The workspace keeps the tables' names
-between clusters, as Unity Catalog does.
+FILES or WRITE FILES on an external location, so Spark refuses s3:// paths, with the error that users quote
+(https://github.com/AbsaOSS/cobrix/issues/665). The workspace keeps the tables' names between clusters, as Unity Catalog
+does.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ import importlib.metadata
 import io
 import json
 import os
+import re
+import socket
 import sys
 import traceback
 import types
@@ -50,6 +54,9 @@ _SAIL_ENVIRONMENT = {
 _RUNTIME = ["boto3", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "requests"]
 _ENGINE = ["pyspark", "pysail", "delta-spark", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard"]
 _RUNTIME_SPARK = {"pyspark", "pyspark-client", "pyspark-connect"}
+
+# A path in place of a table: delta.`s3://…`, DESCRIBE DETAIL 's3://…', VACUUM 's3://…'.
+_PATHS_IN_SQL = re.compile(r"(?:\w+\.`|(?:DETAIL|HISTORY|VACUUM)\s+')(\w+://[^`']*)", re.IGNORECASE)
 
 _servers: list[Any] = []  # Sail's server stops when the last reference to it goes
 
@@ -187,6 +194,14 @@ def _start_spark(engine: str | None, configuration: dict[str, Any]) -> tuple[Any
     from pyspark.sql import SparkSession
 
     if engine == "standard":  # Spark's own Connect server, with a JVM of its own
+        from pyspark.sql.connect.client import DefaultChannelBuilder
+
+        port = _free_port()
+        # Without a port of its own, a second cluster at the same time couldn't start. PySpark has no setting for the
+        # port to which the client of a local server connects, only one for the server.
+        DefaultChannelBuilder.default_port = staticmethod(lambda: port)
+        binding = {"address": "127.0.0.1", "port": str(port)}
+        configuration = configuration | {f"spark.connect.grpc.binding.{key}": value for key, value in binding.items()}
         builder = SparkSession.builder.remote("local[2]")
         warnings.simplefilter("ignore")  # it can't set again what the server was started with
         return builder.config(map=configuration).getOrCreate(), None
@@ -207,6 +222,12 @@ def _start_spark(engine: str | None, configuration: dict[str, Any]) -> tuple[Any
     return spark, None  # no SparkContext over Spark Connect, as on Databricks' standard clusters
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _register_tables(spark: Any, file: Path) -> None:
     """Register the tables of earlier clusters; the catalog of the local Spark is in its memory."""
     for name, location in (json.loads(file.read_text()) if file.exists() else {}).items():
@@ -225,23 +246,35 @@ def _keep_tables(spark: Any, file: Path) -> None:
 
 
 def _restrict_paths(root: str) -> None:
-    """Let Spark's readers and writers use paths of volumes only."""
+    """Let Spark's readers, writers and statements use paths of volumes only, except as the location of a table."""
     from pyspark.errors import AnalysisException
     from pyspark.sql.connect.readwriter import DataFrameReader, DataFrameWriter
+    from pyspark.sql.connect.session import SparkSession
+
+    def refuse(path: str, privilege: str) -> None:
+        if not path.startswith("/Volumes/"):
+            raise AnalysisException(
+                f"[INSUFFICIENT_PERMISSIONS] Insufficient privileges:\nUser does not have permission {privilege} on "
+                f"any file. SQLSTATE: 42501 ({path})"
+            )
 
     def restricted(function: Callable[..., Any], privilege: str) -> Callable[..., Any]:
         def call(self: Any, path: Any = None, *arguments: Any, **named: Any) -> Any:
             for one in [path] if isinstance(path, str) else path or []:
-                if not one.startswith("/Volumes/"):
-                    raise AnalysisException(
-                        f"[INSUFFICIENT_PERMISSIONS] Insufficient privileges: User does not have permission {privilege}"
-                        f" on any file: {one}"
-                    )
+                refuse(one, privilege)
             mapped = [_mapped(one, root) for one in path] if isinstance(path, list) else _mapped(path, root)
             return function(self, mapped, *arguments, **named)
 
         return call
 
+    execute = SparkSession.sql
+
+    def sql(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
+        for path in _PATHS_IN_SQL.findall(query):
+            refuse(path, "SELECT")
+        return execute(self, query, *arguments, **named)
+
+    SparkSession.sql = sql
     DataFrameReader.load = restricted(DataFrameReader.load, "SELECT")
     DataFrameWriter.save = restricted(DataFrameWriter.save, "MODIFY")
 
@@ -269,7 +302,7 @@ def _map_paths(root: str) -> None:
     def open_file(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
         path = os.fspath(file) if isinstance(file, (str, os.PathLike)) else ""
         if isinstance(path, str) and path.startswith("/Volumes/") and not {"a", "+"}.isdisjoint(mode):
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE), path)
         return really_open(_mapped(file, root), mode, *arguments, **named)
 
     builtins.open = io.open = open_file

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -415,6 +417,8 @@ for attempt in (
     lambda: spark.read.format("delta").load("s3://lake/raw/dsi/sensor"),
     lambda: spark.read.parquet("s3://landing/dsi"),
     lambda: spark.range(1).write.format("delta").save("s3://lake/raw/dsi/sensor"),
+    lambda: spark.sql("SELECT * FROM delta.`s3://lake/raw/dsi/sensor`"),
+    lambda: spark.sql("DESCRIBE HISTORY 's3://lake/raw/dsi/sensor'"),
 ):
     try:
         attempt()
@@ -430,7 +434,11 @@ else:
     raise AssertionError("a file of a volume was opened to append to it")
 """
     commit(workspace, script)
-    run, output = finish(client, submit(client))
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # PySpark's port for a local server is taken, by this or another process
+            other.bind(("127.0.0.1", 15002))
+            other.listen()
+        run, output = finish(client, submit(client))
     assert run.state.result_state is jobs.RunResultState.SUCCESS, output.error
     assert "no append" in (output.logs or "")
 

@@ -43,6 +43,7 @@ def test_one_run_lists_writes_reads_and_deletes_and_leaves_nothing(ready: Site, 
         "cluster: listing of landing_root",
         "cluster: listing of lake_root",
         "cluster: listing of curated_root",
+        "cluster: file in lake_root",
         f"cluster: {table}",
         "cluster: deletion of the probe",
         "probe of the message place",
@@ -115,4 +116,18 @@ def test_where_the_lake_is_reached_by_name_only_the_files_of_the_probe_stay_and_
         assert {finding.status for finding in found.values()} == {"ok"}, found
         assert "cluster: listing of files_root" in found and "cluster: listing of lake_root" not in found
         assert str(tmp_path / "out" / FOLDER) in found["cluster: deletion of the probe"].found
+        assert found["cluster: file in files_root"].found == "write, replace, read, delete"
+        assert not (tmp_path / "files" / FOLDER).exists()
     assert (tmp_path / "out" / FOLDER).is_dir()
+
+
+def test_a_file_that_can_not_be_written_beside_the_tables_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "files").write_text("a file, not a folder")
+    report(Probe(str(tmp_path / "in"), str(tmp_path / "out"), None, None, "sail", None, None, str(tmp_path / "files")))
+    found = {finding.check: finding for finding in parse(capsys.readouterr().out)}
+    assert found["cluster: file in files_root: write"].status == "failed"
+    assert found["cluster: Delta table by path"].status == "ok"
