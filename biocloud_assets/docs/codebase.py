@@ -40,9 +40,9 @@ all tables hold the delivery.
 
 ## Addresses
 
-An asset has one name everywhere. The URIs and the catalog are those of `{environment}`, from
-`databricks/environments.yml`. A delivered folder is in the landing zone, once for each delivery; a curated asset has a
-folder or a file for each day.
+An asset has one name everywhere. Its key leads to the page that describes it. The URIs and the catalog are those of
+`{environment}`, from `databricks/environments.yml`. A delivered folder is in the landing zone, once for each delivery; a
+curated asset has a folder or a file for each day.
 
 {addresses}
 
@@ -151,6 +151,7 @@ def _graph(assets: _Assets) -> Iterator[str]:
     for address in assets.addresses:
         groups.setdefault(assets.specs[address].group_name or "", []).append(address)
     yield "```mermaid"
+    yield '%%{init: {"flowchart": {"rankSpacing": 30, "nodeSpacing": 20}}}%%'
     yield "flowchart LR"
     for group, addresses in groups.items():
         yield f"  subgraph {group}"
@@ -168,8 +169,8 @@ def _node(address: str) -> str:
 
 
 def _addresses(root: Path, environment: Environment, assets: _Assets) -> Iterator[str]:
-    yield "| asset key | path | catalog table | code | Airflow asset URI | page |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| asset key | path | catalog table | code | Airflow asset URI |"
+    yield "| --- | --- | --- | --- | --- |"
     for address in assets.addresses:
         layer, source, name = address.split("/")
         path = {
@@ -180,17 +181,17 @@ def _addresses(root: Path, environment: Environment, assets: _Assets) -> Iterato
         table = f"`{table_name(address, environment.catalog or '<catalog>')}`" if layer == "raw" else ""
         code = f"biocloud_assets/{'raw' if layer == 'landing' else layer}/{source}/"
         assert (root / code).is_dir(), code
-        link = _docs_link(root, address)
-        yield f"| `{address}` | `{path}` | {table} | `{code}` | `{asset_uri(environment, address)}` | {link} |"
+        link = f"[`{address}`]({_docs_link(root, address)})"
+        yield f"| {link} | `{path}` | {table} | `{code}` | `{asset_uri(environment, address)}` |"
 
 
 def _docs_link(root: Path, address: str) -> str:
-    """A link to the page of the data architecture, and there to the asset's heading if it has one."""
+    """The page of the data architecture that describes an asset, and there the asset's heading if it has one."""
     layer, source, _ = address.split("/")
     page = f"data-architecture/{'raw' if layer == 'landing' else layer}/{source}.md"
     file = root / "docs" / page
     headings = re.findall(r"^#+ (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.exists() else []
-    return f"[{layer}/{source}]({page}{_anchor(address) if address in headings else ''})"
+    return f"{page}{_anchor(address) if address in headings else ''}"
 
 
 def _anchor(heading: str) -> str:

@@ -195,6 +195,19 @@ def test_diagrams_are_drawn_in_both_schemes(site: Site, path: str, scheme: Schem
         assert "Syntax error" not in (diagram.text_content() or "")
 
 
+@pytest.mark.parametrize("path", ["how-it-works/", "dsi/", "codebase/", "orchestration/"])
+def test_a_diagram_stays_readable_in_a_narrow_window_and_scrolls(site: Site, path: str) -> None:
+    page = site.open(path, width=390)
+    page.locator("div.mermaid svg").first.wait_for()
+    for diagram in page.locator("div.mermaid").all():
+        drawn, full = diagram.evaluate(
+            "e => [e.shadowRoot.firstElementChild].flatMap(svg => [svg.clientWidth, svg.viewBox.baseVal.width])"
+        )
+        assert drawn >= 0.59 * full, "Mermaid writes with 16 pixels, so these are at least 9"
+        if drawn > 390:
+            assert diagram.get_attribute("tabindex") == "0", "so that the arrow keys scroll it"
+
+
 def test_the_scheme_follows_the_system_and_can_be_changed(site: Site) -> None:
     def background(page: Page) -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
