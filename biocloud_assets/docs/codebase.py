@@ -41,8 +41,8 @@ all tables hold the delivery.
 ## Addresses
 
 An asset has one name everywhere. Its key leads to the page that describes it. The URIs and the catalog are those of
-`{environment}`, from `databricks/environments.yml`. A delivered folder is in the landing zone, once for each delivery; a
-curated asset has a folder or a file for each day.
+`{environment}`, from `databricks/environments.yml`. A delivered folder is in the landing zone, once for each delivery;
+a curated asset has a folder or a file for each day.
 
 {addresses}
 
