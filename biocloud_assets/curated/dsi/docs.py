@@ -1,5 +1,7 @@
 """The docs page of the curated layer for DSI, with the table of terms generated from `observation.TERMS`.
 
+Two commands:
+
     python -m biocloud_assets.curated.dsi.docs            writes docs/data-architecture/curated/dsi.md
     python -m biocloud_assets.curated.dsi.docs --check    exits 1 if the page differs from what this would write
 """
