@@ -151,17 +151,23 @@ def _graph(assets: _Assets) -> Iterator[str]:
     for address in assets.addresses:
         groups.setdefault(assets.specs[address].group_name or "", []).append(address)
     yield "```mermaid"
-    yield '%%{init: {"flowchart": {"rankSpacing": 30, "nodeSpacing": 20}}}%%'
+    yield '%%{init: {"flowchart": {"rankSpacing": 20, "nodeSpacing": 20}}}%%'
     yield "flowchart LR"
     for group, addresses in groups.items():
         yield f"  subgraph {group}"
         for address in addresses:
-            yield f'    {_node(address)}["{address.rpartition("/")[2]}"]'
+            yield f'    {_node(address)}["{_label(address.rpartition("/")[2])}"]'
         yield "  end"
     for address in assets.addresses:
         for upstream in assets.upstream(address):
             yield f"  {_node(upstream)} --> {_node(address)}"
     yield "```"
+
+
+def _label(name: str) -> str:
+    """A name for the graph; a long one is on two lines, so that the graph is narrower."""
+    end = name.rfind("_", 0, 22) if len(name) > 22 else -1
+    return name if end < 0 else f"{name[:end]}<br>{name[end:]}"
 
 
 def _node(address: str) -> str:

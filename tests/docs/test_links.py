@@ -58,9 +58,14 @@ def test_a_block_in_a_list_is_indented_by_four_so_that_the_site_keeps_it_in_the_
     """GitLab takes three as well; the site then ends the list, and numbers the next item 1."""
     wrong = []
     for file in markdown_files():
-        fenced, after_blank = False, False
+        fenced, after_blank, in_block = False, False, False
         for number, line in enumerate(file.read_text().splitlines(), 1):
             indent = len(line) - len(line.lstrip(" "))
+            # After a second paragraph of an item, the next item needs a blank line before it.
+            if in_block and not after_blank and not indent and re.match(r"(\d+\.|-) ", line):
+                wrong.append(f"{file.relative_to(ROOT)}:{number}: {line[:60]}")
+            if after_blank or not line.strip():
+                in_block = indent >= 4
             if line.lstrip().startswith("```"):
                 fenced = not fenced
             elif fenced:

@@ -49,10 +49,10 @@ An `etag` is S3's entity tag, and in a folder the MD5 of the content, which is w
 ## curated/dsi/observation
 
 One row per region group of each current result, in [Darwin Core](https://dwc.tdwg.org/terms/) terms, in order of
-`occurrenceID`, up to 100,000 rows in a file. A column without a source is null. A column's name leads to the definition
-of the term; the last columns have no term in Darwin Core.
+`occurrenceID`, up to 100,000 rows in a file. A column's name leads to the definition of the term; the last columns have
+no term in Darwin Core.
 
-| column | type | made from | description |
+| column | type | description | made from |
 | --- | --- | --- | --- |
 {terms}
 
@@ -119,10 +119,13 @@ def page() -> str:
     """The page, in Markdown."""
     terms = []
     for term in TERMS:
-        made_of = "<br>".join(f"`{source}`" for source in term.sources)
+        tables: dict[str, list[str]] = {}
+        for source in term.sources:
+            table, _, column = source.partition(".")
+            tables.setdefault(table, []).append(f"`{column}`")
+        made_of = "<br>".join(f"`{table}`: {', '.join(columns)}" for table, columns in tables.items())
         name = f"[`{term.name}`]({term.iri})" if term.iri else f"`{term.name}`"
-        text = term.description.replace("|", "\\|")
-        terms.append(f"| {name} | {type_name(term.type)} | {made_of} | {text} |")
+        terms.append(f"| {name} | {type_name(term.type)} | {term.description} | {made_of} |")
     return _PAGE.format(terms="\n".join(terms), days=MAXIMUM_DAYS)
 
 
