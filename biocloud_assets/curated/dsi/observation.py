@@ -140,7 +140,8 @@ TERMS: tuple[Term, ...] = (
     _dwc(
         "associatedMedia",
         "string",
-        "Addresses of the media of the regions (as for `eventDate`), sorted, separated by a vertical bar between spaces",
+        "Addresses of the media of the regions (as for `eventDate`), sorted, separated by a vertical bar between "
+        "spaces",
         "sensor_media_item.media",
         f"{_REGION}.media_id",
         f"{_MEDIA}.sensor_media_item_id",
