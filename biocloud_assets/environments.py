@@ -42,6 +42,9 @@ def region_variables(region: str) -> dict[str, str]:
 
     delta-rs and Sail use us-east-1 if they find none, and S3 then answers 301 (arrow-rs#2795, delta-rs#798). They read
     AWS_REGION; boto3 reads only AWS_DEFAULT_REGION.
+
+    Args:
+        region: for instance `eu-west-1`.
     """
     return {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
 
@@ -83,7 +86,12 @@ class Principal(_Section):
 
 
 class Autoscale(_Section):
-    """The number of workers that a cluster has besides the driver."""
+    """The number of workers that a cluster has besides the driver, which Databricks changes with the load.
+
+    Attributes:
+        min_workers: at least, 1 or more.
+        max_workers: at most, more than `min_workers`.
+    """
 
     min_workers: Annotated[int, Field(ge=1)]
     max_workers: Annotated[int, Field(ge=1)]

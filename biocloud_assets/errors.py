@@ -32,7 +32,11 @@ class SettingsError(BiocloudError):
 class LakeError(BiocloudError):
     """A path, a file or a bucket can't be used, or a path would leave its root.
 
-    Attributes:
+    Args:
+        thing: what the error is about: a path, an address.
+        expected: what was expected of it.
+        found: what was found instead.
+        hint: what to do.
         transient: whether the cause may pass by itself: no connection, throttling, an error on the server's side.
     """
 
@@ -126,6 +130,10 @@ def is_transient(error: BaseException) -> bool:
 
     Errors in data and settings are not, and neither is a query that the engine refuses to analyse or that fails on a
     value.
+
+    Args:
+        error: an error of this project, of Python (`ConnectionError`, `TimeoutError`), Spark, delta-rs, boto3,
+            requests, gRPC or databricks-sdk. Any other isn't transient.
     """
     if isinstance(error, LakeError):
         return error.transient
@@ -148,7 +156,14 @@ _STORAGE_FAILURE = re.compile(
 
 
 def storage_failure(error: BaseException) -> str | None:
-    """What the storage answered, if an engine's error says that it can't be written; a repetition doesn't help."""
+    """What the storage answered, if an engine's error says that it can't be written; a repetition doesn't help.
+
+    Args:
+        error: the error of Spark, Sail or delta-rs.
+
+    Returns:
+        the words of the message that say so, such as `No space left on device`; None if it says something else.
+    """
     found = _STORAGE_FAILURE.search(str(error))
     return found.group() if found else None
 

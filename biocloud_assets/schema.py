@@ -50,7 +50,11 @@ class Struct:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of structures. A null element is a violation."""
+    """A list of structures.
+
+    Attributes:
+        element: the structure of its elements. A null element is a violation.
+    """
 
     element: Struct
 
@@ -78,7 +82,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of a delivery: one or more Parquet files with the same columns."""
+    """A folder of a delivery: one or more Parquet files with the same columns.
+
+    Attributes:
+        name: the name of the folder, `sensor`.
+        description: what it holds, in a sentence.
+        fields: its columns, in the order of the normalised copies. Exactly one has the presence `KEY`.
+    """
 
     name: str
     description: str
@@ -180,11 +190,25 @@ class Contract:
     tables: tuple[Table, ...]
 
     def folder(self, name: str) -> Folder:
-        """The folder of that name."""
+        """The folder of that name.
+
+        Args:
+            name: the name of a folder, `sensor`.
+
+        Raises:
+            StopIteration: the contract has no such folder.
+        """
         return next(item for item in self.folders if item.name == name)
 
     def table(self, name: str) -> Table:
-        """The table of that name, or the delivery log."""
+        """The table of that name, or the delivery log.
+
+        Args:
+            name: the last part of the table's address, `sensor`; `delivery` for the log.
+
+        Raises:
+            StopIteration: the contract has no such table.
+        """
         return next(item for item in (*self.tables, self.log) if item.name == name)
 
     def tables_of(self, folder: str) -> tuple[Table, ...]:
@@ -239,7 +263,16 @@ class Contract:
 
 
 def walk(fields: tuple[Field, ...], prefix: str = "") -> Iterator[tuple[str, Field]]:
-    """Every field with its path, outer ones first."""
+    """Every field with its path, outer ones first.
+
+    Args:
+        fields: the fields of a folder or a structure.
+        prefix: what the paths begin with: the path of the structure and a dot.
+
+    Yields:
+        pairs of a path, `region_groups[].regions[].box.x1`, and the field. A list has no element of its own: its path
+        is without `[]`, those of its fields are with it.
+    """
     for field in fields:
         path = f"{prefix}{field.name}"
         yield path, field
@@ -262,7 +295,11 @@ def list_element(folder: Folder, level: str) -> Struct:
 
 
 def spark_schema(of: Table) -> StructType:
-    """The schema of a table for Spark. Everything is nullable, as in the files."""
+    """The schema of a table for Spark, with its columns in order. Everything is nullable, as in the files.
+
+    Args:
+        of: the table.
+    """
     from pyspark.sql.types import StructField, StructType
 
     return StructType([StructField(item.name, spark_type(item.type)) for item in of.columns])
@@ -305,7 +342,12 @@ def _only(fields: tuple[Field, ...], paths: Collection[str], prefix: str = "") -
 
 
 def spark_type(type_: Scalar | Struct | ListOf, *, rescued: bool = False) -> DataType:
-    """A type for Spark; if wanted, with a `_rescued` in every structure that is an element of a list."""
+    """A type of the contract as one of Spark's.
+
+    Args:
+        type_: the type; a `timestamp` becomes `TimestampType`, in the session's time zone, which is UTC.
+        rescued: add a `_rescued`, a string, to every structure that is an element of a list.
+    """
     from pyspark.sql import types
 
     if isinstance(type_, Struct):
@@ -328,7 +370,12 @@ def spark_type(type_: Scalar | Struct | ListOf, *, rescued: bool = False) -> Dat
 
 
 def arrow_type(type_: Scalar | Struct | ListOf, *, rescued: bool = False) -> pa.DataType:
-    """A type for Arrow; if wanted, with a `_rescued` in every structure that is an element of a list."""
+    """A type of the contract as one of Arrow's.
+
+    Args:
+        type_: the type; a `timestamp` becomes `timestamp[us, tz=UTC]`.
+        rescued: add a `_rescued`, a string, to every structure that is an element of a list.
+    """
     import pyarrow as pa
 
     if isinstance(type_, Struct):
@@ -362,7 +409,11 @@ def arrow_schema(of: Folder, *, rescued: bool = False) -> pa.Schema:
 
 
 def type_name(type_: Scalar | Struct | ListOf) -> str:
-    """A type as people read it: `struct<latitude: double, …>`."""
+    """A type as people read it: `struct<latitude: double, …>`, `list<struct<…>>`.
+
+    Args:
+        type_: the type.
+    """
     if isinstance(type_, Struct):
         return "struct<" + ", ".join(f"{field.name}: {type_name(field.type)}" for field in type_.fields) + ">"
     if isinstance(type_, ListOf):
@@ -371,9 +422,15 @@ def type_name(type_: Scalar | Struct | ListOf) -> str:
 
 
 def column_lineage(of: Table) -> dict[str, list[str]]:
-    """For each column that is made from the delivery: the top-level columns of the folder that it comes from.
+    """The top-level columns of the folder that each column of a table is made from.
 
     `_rescued` comes from the columns that the contract doesn't know and `_delivery` from the path, so neither is named.
+
+    Args:
+        of: the table.
+
+    Returns:
+        for each column that is made from the delivery, the names of the folder's columns.
     """
     return {
         item.name: [item.source.partition("[]")[0].partition(".")[0]] for item in of.columns if item.source is not None

@@ -276,6 +276,9 @@ class WorkspaceSettings(BaseSettings):
     def workspace(self, env: WorkspaceEnvironment) -> dict[str, str | SecretStr]:
         """Return `host`, `token` and `account_id` of an environment; `account_id` is empty for a workspace.
 
+        Args:
+            env: `development` or `production`.
+
         Raises:
             SettingsError: the host or the token isn't set, or the account ID isn't a UUID.
         """

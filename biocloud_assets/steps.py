@@ -139,13 +139,24 @@ _RESULTS: dict[str, type[Materialization] | type[CheckResult] | type[Observation
 
 
 def to_message(result: StepResult) -> dict[str, Any]:
-    """A result as a message of Dagster Pipes. (Pipes' own messages for assets and checks have no description.)"""
+    """A result as a message of Dagster Pipes. (Pipes' own messages for assets and checks have no description.)
+
+    Args:
+        result: the result.
+
+    Returns:
+        an object that JSON can hold: its one key is `materialization`, `check_result` or `observation`.
+    """
     kind = next(name for name, class_ in _RESULTS.items() if isinstance(result, class_))
     return {kind: asdict(result)}
 
 
 def from_message(message: Mapping[str, Any]) -> StepResult | None:
-    """The result that a message of Dagster Pipes holds; None if it holds something else."""
+    """The result that a message of Dagster Pipes holds; None if it holds something else.
+
+    Args:
+        message: as `to_message` returns it.
+    """
     for name, class_ in _RESULTS.items():
         if name in message:
             return class_(**message[name])
@@ -153,7 +164,15 @@ def from_message(message: Mapping[str, Any]) -> StepResult | None:
 
 
 def log_results(results: Iterator[StepResult], log: logging.Logger) -> Iterator[StepResult]:
-    """Pass results on, and write a line about each into a log."""
+    """Pass results on, and write a line about each into a log.
+
+    Args:
+        results: the results of a step.
+        log: the log; a failed blocking check is an error in it, another failed check a warning.
+
+    Yields:
+        the same results.
+    """
     for result in results:
         if isinstance(result, CheckResult):
             outcome = "passed" if result.passed else "failed"
@@ -189,7 +208,11 @@ def markdown(value: str) -> Value:
 
 
 def column_schema(columns: Sequence[tuple[str, str]]) -> Value:
-    """The columns of a table: names and types."""
+    """The columns of a table.
+
+    Args:
+        columns: their names and types, in order.
+    """
     return {"type": "table_schema", "raw_value": {"columns": [_column(*column) for column in columns]}}
 
 

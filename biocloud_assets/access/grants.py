@@ -53,14 +53,23 @@ class Grant:
 
 
 def quoted(name: str) -> str:
-    """A full name in SQL."""
+    """A full name in SQL: each of its parts between backticks.
+
+    Args:
+        name: the parts, with dots between them, `catalog.schema.table`; none has a backtick.
+    """
     return ".".join(f"`{part}`" for part in name.split("."))
 
 
 def volumes(environment: Environment) -> dict[str, str]:
-    """The volumes by which steps on a cluster reach files, `/Volumes/<catalog>/<schema>/<volume>/…`, by their use.
+    """The volumes by which steps on a cluster reach files, `/Volumes/<catalog>/<schema>/<volume>/…`.
 
-    The uses are `landing`, `curated`, `files` (of the lake) and `messages` (of Dagster Pipes).
+    Args:
+        environment: with its `volumes` and `messages`.
+
+    Returns:
+        the paths by their uses: `landing`, `curated`, `files` (of the lake) and `messages` (of Dagster Pipes). A use
+        without a volume is left out.
     """
     found: dict[str, str] = {} if environment.volumes is None else environment.volumes.model_dump()
     if environment.messages.startswith("/Volumes/"):
@@ -69,7 +78,11 @@ def volumes(environment: Environment) -> dict[str, str]:
 
 
 def volume_name(path: str) -> str:
-    """The full name of the volume of a path: of `/Volumes/a/b/c/d`, `a.b.c`."""
+    """The full name of the volume of a path: of `/Volumes/a/b/c/d`, `a.b.c`.
+
+    Args:
+        path: `/Volumes/<catalog>/<schema>/<volume>`, or a folder in it.
+    """
     return ".".join(path.split("/")[2:5])
 
 
@@ -84,10 +97,17 @@ def curated_schema(contract: Contract) -> str:
 
 
 def external_locations(environment_name: WorkspaceEnvironment, environment: Environment) -> dict[str, str]:
-    """The external locations that cover the roots, their addresses by their names.
+    """The external locations that cover the roots of an environment.
 
     A root inside of another one has no location of its own: locations can't be nested
     (https://docs.databricks.com/aws/en/sql/language-manual/sql-ref-external-locations).
+
+    Args:
+        environment_name: the name of the environment, which the names of the locations contain.
+        environment: the environment.
+
+    Returns:
+        the addresses by the names of the locations, `biocloud_development_lake`.
     """
     found: dict[str, str] = {}
     for use in ("lake", "landing", "curated"):
@@ -99,7 +119,12 @@ def external_locations(environment_name: WorkspaceEnvironment, environment: Envi
 
 
 def covers(url: str, address: str) -> bool:
-    """Whether an address is a path or lies below it."""
+    """Whether an address is `url`, or lies below it.
+
+    Args:
+        url: the address of an external location or of a root.
+        address: the address of what may lie in it.
+    """
     return f"{address.rstrip('/')}/".startswith(f"{url.rstrip('/')}/")
 
 

@@ -41,7 +41,12 @@ class _NotText:
 
 
 class GroupsRefusedError(BiocloudError):
-    """The groups break the rules; no request was sent. `violations` holds all, each with its place."""
+    """The groups break the rules; no request was sent.
+
+    Args:
+        thing: the file.
+        violations: all violations, each with its file and line; also an attribute of the error.
+    """
 
     def __init__(self, thing: str, violations: Iterable[str]) -> None:
         self.violations = tuple(violations)
@@ -77,6 +82,9 @@ def check_groups(definitions: Mapping[str, object]) -> dict[str, list[str]]:
 
 def read_group_file(path: Path) -> dict[str, list[str]]:
     """Read and check the groups of one environment.
+
+    Args:
+        path: `groups/<environment>_group.yml`, or one like it.
 
     Returns:
         Group name → e-mails in lower case; also `_required` if the file has it.

@@ -68,7 +68,14 @@ class GroupSync:
 
 @dataclass(kw_only=True)
 class SyncReport:
-    """The plan for an environment and, if it is `applied`, the results so far."""
+    """The plan for an environment and, once it is applied, the results so far.
+
+    Attributes:
+        environment: `development` or `production`.
+        groups: one entry for each group of the file.
+        applied: whether the plan is being applied, or was.
+        users_created: the e-mails of the users who were created.
+    """
 
     environment: str
     groups: list[GroupSync]
@@ -82,12 +89,23 @@ class SyncReport:
 
 
 def is_protected(name: str) -> bool:
-    """Whether a group is never changed, in whatever way its name is written."""
+    """Whether a group is one of the workspace or account itself, which is never changed.
+
+    Args:
+        name: the group's name, in any case and with any spaces around it.
+    """
     return unicodedata.normalize("NFKC", name).strip().casefold() in PROTECTED
 
 
 def index_by_address(users: Iterable[User]) -> dict[str, list[User]]:
-    """Return the users by userName and by e-mail. A userName takes precedence over another user's e-mail."""
+    """Return the users by userName and by e-mail. A userName takes precedence over another user's e-mail.
+
+    Args:
+        users: every user of the server.
+
+    Returns:
+        for each address in lower case the users who have it; more than one if it isn't unique.
+    """
     by_name, by_email = defaultdict(list), defaultdict(list)
     for user in users:
         by_name[user.name].append(user)

@@ -71,7 +71,14 @@ POLICY = RetryPolicy()
 
 
 class User(NamedTuple):
-    """A user: the userName and all further addresses in lower case."""
+    """A user (RFC 7643, 4.1).
+
+    Attributes:
+        name: the userName, in lower case.
+        id: the server's identifier.
+        emails: the e-mails, in lower case.
+        active: False if the user is deactivated.
+    """
 
     name: str
     id: str
@@ -80,7 +87,14 @@ class User(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A group. `external`: an identity provider manages its members."""
+    """A group (RFC 7643, 4.2), without its members.
+
+    Attributes:
+        name: the displayName.
+        id: the server's identifier.
+        kind: `account`, or `workspace` for a group that is local to the workspace.
+        external: whether an identity provider manages its members: it has an `externalId`.
+    """
 
     name: str
     id: str
@@ -89,7 +103,13 @@ class Group(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member of a group: `user`, `group` or `service principal`."""
+    """A member of a group.
+
+    Attributes:
+        id: the server's identifier of the member.
+        kind: `user`, `group` or `service principal`.
+        name: the display name; empty if the server gives none.
+    """
 
     id: str
     kind: str
@@ -99,7 +119,12 @@ class Member(NamedTuple):
 class ScimError(BiocloudError):
     """The server can't be reached, refuses a request, or answers something unexpected.
 
-    `status` is the HTTP status of the answer, None if there is none.
+    Args:
+        thing: the request, `GET /api/2.0/preview/scim/v2/Users`, or the resource.
+        expected: what was expected.
+        found: what was found; it never has the token.
+        hint: what to do.
+        status: the HTTP status of the answer; None if there is none. Also an attribute of the error.
     """
 
     def __init__(self, thing: str, expected: str, found: str, hint: str, status: int | None = None) -> None:
@@ -140,7 +165,11 @@ class _Retry(Retry):
 
 
 def bearer(token: str | SecretStr) -> dict[str, str]:
-    """Return the headers that carry a token."""
+    """Return the headers that carry a token.
+
+    Args:
+        token: the token; spaces around it are removed.
+    """
     text = token.get_secret_value() if isinstance(token, SecretStr) else token
     return {"Authorization": f"Bearer {text.strip()}"}
 
@@ -264,7 +293,11 @@ class ScimClient:
         return found
 
     def is_account_group(self, name: str) -> bool:
-        """Whether the account of this workspace has a group of this name; False if the workspace can't say."""
+        """Whether the account of this workspace has a group of this name; False if the workspace can't say.
+
+        Args:
+            name: the group's name, which is compared exactly.
+        """
         url = self.groups_api.replace("/preview/scim/v2/", "/account/scim/v2/")
         try:
             return url != self.groups_api and self.find(url, "displayName", name) is not None
@@ -279,6 +312,14 @@ class ScimClient:
         The value is quoted as JSON (RFC 7644, 3.4.2.2). The result is compared again: filters ignore case, and a
         server may read a filter in its own way.
 
+        Args:
+            url: the URL of the groups or of the users.
+            attribute: `displayName` or `userName`.
+            value: the name that is looked for.
+
+        Returns:
+            the id; None if there is none.
+
         Raises:
             ScimError: several resources have the value.
         """
@@ -292,7 +333,11 @@ class ScimClient:
         return found.pop() if found else None
 
     def members(self, group_id: str) -> list[Member]:
-        """Return the direct members of a group, of every kind."""
+        """Return the direct members of a group, of every kind.
+
+        Args:
+            group_id: the group's id.
+        """
         kinds = {"Groups": "group", "ServicePrincipals": "service principal"}
         found = []
         for data in self._request("GET", f"{self.groups_api}/{group_id}").get("members") or []:
@@ -301,7 +346,11 @@ class ScimClient:
         return found
 
     def create_group(self, name: str) -> str:
-        """Create a group, or find the one that exists, and return its id."""
+        """Create a group, or find the one that exists, and return its id.
+
+        Args:
+            name: the group's name.
+        """
         try:
             return self._create(self.groups_api, "Group", displayName=name)
         except ScimError as error:
@@ -312,6 +361,9 @@ class ScimClient:
 
     def create_users(self, emails: Sequence[str]) -> tuple[dict[str, str], list[str], dict[str, ScimError]]:
         """Create users.
+
+        Args:
+            emails: their e-mails, which become the userNames.
 
         Returns:
             The ids by e-mail, also of users that exist already; the e-mails that were created; the errors by e-mail.

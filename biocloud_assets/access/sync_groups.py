@@ -49,7 +49,11 @@ log = logging.getLogger(__name__)
 
 
 class GroupSyncError(BiocloudError):
-    """Some groups are not as in the file; the others are. `report` holds the plan and the results."""
+    """Some groups are not as in the file; the others are.
+
+    Args:
+        report: the plan and the results; also an attribute of the error.
+    """
 
     def __init__(self, report: SyncReport) -> None:
         self.report = report
@@ -277,7 +281,14 @@ def _sync(
 
 
 def checked_environment(env: str) -> WorkspaceEnvironment:
-    """Return an environment that has a workspace, or raise BiocloudError."""
+    """Return an environment that has a workspace.
+
+    Args:
+        env: a name; `development` and `production` are accepted.
+
+    Raises:
+        BiocloudError: it is another name.
+    """
     for known in ENVIRONMENTS:
         if env == known:
             return known
@@ -294,6 +305,15 @@ def _refuse_protected(names: Iterable[str]) -> None:
 
 def make_plan(client: ScimClient, definitions: Mapping[str, object], limits: Limits = SAFE_LIMITS) -> list[GroupSync]:
     """Read the server and decide what to do with every group. Only GET requests are sent.
+
+    Args:
+        client: of the workspace or account.
+        definitions: for each group the e-mails of its members, in any case; and `_required`, users who are never
+            removed.
+        limits: what may be removed.
+
+    Returns:
+        one plan for each group, in the order of the definitions.
 
     Raises:
         BiocloudError: a name or an e-mail can't be used; nothing was sent.
@@ -358,7 +378,13 @@ def _find_group(client: ScimClient, name: str, groups: Iterable[Group]) -> Group
 
 
 def apply_plan(client: ScimClient, report: SyncReport, on_update: OnUpdate = print_plan) -> None:
-    """Do what a plan says, group by group, and write what was done into it. A failure doesn't stop the others."""
+    """Do what a plan says, group by group, and write what was done into it. A failure doesn't stop the others.
+
+    Args:
+        client: of the workspace or account.
+        report: the plan; its groups get their outcomes.
+        on_update: is called with the report after the users were created, and after each group.
+    """
     report.applied = True
     planned = [group for group in report.groups if group.outcome == "planned"]
     new = dict.fromkeys(email for group in planned for email, user_id in group.add.items() if user_id is None)

@@ -1,7 +1,9 @@
 """Write the generated pages of the docs site.
 
-python -m biocloud_assets.docs            writes docs/codebase.md, docs/dependencies.md and docs/api/
-python -m biocloud_assets.docs --check    exits 1 and shows the difference if a page differs from what this would write
+Two commands:
+
+    python -m biocloud_assets.docs            writes docs/codebase.md, docs/dependencies.md and docs/api/
+    python -m biocloud_assets.docs --check    exits 1 and shows the difference if a page differs from it
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ all tables hold the delivery.
 
 ## Addresses
 
-An asset has one name everywhere. The URIs and the catalog are those of `{environment}`, from
-`databricks/environments.yml`. A delivered folder is in the landing zone, once for each delivery; a curated asset has a
-folder or a file for each day.
+An asset has one name everywhere. Its key leads to the page that describes it. The URIs and the catalog are those of
+`{environment}`, from `databricks/environments.yml`. A delivered folder is in the landing zone, once for each delivery;
+a curated asset has a folder or a file for each day.
 
 {addresses}
 
@@ -151,11 +151,12 @@ def _graph(assets: _Assets) -> Iterator[str]:
     for address in assets.addresses:
         groups.setdefault(assets.specs[address].group_name or "", []).append(address)
     yield "```mermaid"
+    yield '%%{init: {"flowchart": {"rankSpacing": 20, "nodeSpacing": 20}}}%%'
     yield "flowchart LR"
     for group, addresses in groups.items():
         yield f"  subgraph {group}"
         for address in addresses:
-            yield f'    {_node(address)}["{address.rpartition("/")[2]}"]'
+            yield f'    {_node(address)}["{_label(address.rpartition("/")[2])}"]'
         yield "  end"
     for address in assets.addresses:
         for upstream in assets.upstream(address):
@@ -163,13 +164,19 @@ def _graph(assets: _Assets) -> Iterator[str]:
     yield "```"
 
 
+def _label(name: str) -> str:
+    """A name for the graph; a long one is on two lines, so that the graph is narrower."""
+    end = name.rfind("_", 0, 22) if len(name) > 22 else -1
+    return name if end < 0 else f"{name[:end]}<br>{name[end:]}"
+
+
 def _node(address: str) -> str:
     return address.replace("/", "_")
 
 
 def _addresses(root: Path, environment: Environment, assets: _Assets) -> Iterator[str]:
-    yield "| asset key | path | catalog table | code | Airflow asset URI | page |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| asset key | path | catalog table | code | Airflow asset URI |"
+    yield "| --- | --- | --- | --- | --- |"
     for address in assets.addresses:
         layer, source, name = address.split("/")
         path = {
@@ -180,17 +187,17 @@ def _addresses(root: Path, environment: Environment, assets: _Assets) -> Iterato
         table = f"`{table_name(address, environment.catalog or '<catalog>')}`" if layer == "raw" else ""
         code = f"biocloud_assets/{'raw' if layer == 'landing' else layer}/{source}/"
         assert (root / code).is_dir(), code
-        link = _docs_link(root, address)
-        yield f"| `{address}` | `{path}` | {table} | `{code}` | `{asset_uri(environment, address)}` | {link} |"
+        link = f"[`{address}`]({_docs_link(root, address)})"
+        yield f"| {link} | `{path}` | {table} | `{code}` | `{asset_uri(environment, address)}` |"
 
 
 def _docs_link(root: Path, address: str) -> str:
-    """A link to the page of the data architecture, and there to the asset's heading if it has one."""
+    """The page of the data architecture that describes an asset, and there the asset's heading if it has one."""
     layer, source, _ = address.split("/")
     page = f"data-architecture/{'raw' if layer == 'landing' else layer}/{source}.md"
     file = root / "docs" / page
     headings = re.findall(r"^#+ (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.exists() else []
-    return f"[{layer}/{source}]({page}{_anchor(address) if address in headings else ''})"
+    return f"{page}{_anchor(address) if address in headings else ''}"
 
 
 def _anchor(heading: str) -> str:

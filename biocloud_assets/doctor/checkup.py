@@ -80,7 +80,15 @@ def examine(name: WorkspaceEnvironment, *, on_cluster: bool) -> Iterator[Finding
 
 
 def run_checks(checks: tuple[Check, ...], context: DoctorContext) -> Iterator[Finding]:
-    """Run checks in order; one that fails, or can't be made, stops only those that need it."""
+    """Run checks in order; one that fails, or can't be made, stops only those that need it.
+
+    Args:
+        checks: the checks; one comes after those that it needs.
+        context: what they work with.
+
+    Yields:
+        the findings, each as soon as it is known.
+    """
     unusable: set[str] = set()
     for check in checks:
         if check.needs in unusable:

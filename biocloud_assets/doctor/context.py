@@ -78,6 +78,9 @@ class DoctorContext:
         """Whether a name in a grant is that of the principal of the steps, or of a group that it is in.
 
         Of another principal than the one that asks, no group is known but that of everybody.
+
+        Args:
+            name: the name of a user, a group or a service principal (its application ID).
         """
         everybody = {"account users", "users"}
         names = {self.principal} | everybody | (self.groups if self.submits_as_itself else frozenset())
@@ -89,7 +92,13 @@ class DoctorContext:
 
 
 def aws_client(service: str, region: str, **options: Any) -> Any:
-    """A client of an AWS service that gives up after a few seconds."""
+    """A client of an AWS service that gives up after a few seconds.
+
+    Args:
+        service: the name of the service in boto3, `s3`.
+        region: for instance `eu-west-1`.
+        options: further options of `boto3.client`.
+    """
     import boto3
     from botocore.config import Config
 

@@ -27,7 +27,11 @@ class Finding:
 
 
 def brief(error: BaseException) -> str:
-    """The message of an error, in one line, without what databricks-sdk adds about its configuration."""
+    """The message of an error, in one line, without what databricks-sdk adds about its configuration.
+
+    Args:
+        error: the error; more than 500 characters of its message are cut off.
+    """
     text = " ".join(str(error).split()).partition(" Config: ")[0] or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 

@@ -64,7 +64,11 @@ class Probe:
 
 
 def report(probe: Probe) -> None:
-    """Run the probe, and print a line for each finding."""
+    """Run the probe, and print a line for each finding.
+
+    Args:
+        probe: where to read and write.
+    """
     for check in (_versions, _region, _listing, _files, _spark):
         try:
             for finding in check(probe):
@@ -79,7 +83,11 @@ _ADVICE = "See the log of the run."
 
 
 def parse(log: str) -> Iterator[Finding]:
-    """The findings in the output of a run."""
+    """The findings in the output of a run.
+
+    Args:
+        log: the output; lines that aren't findings are left out.
+    """
     for line in log.splitlines():
         if line.startswith(_PREFIX):
             yield Finding(**json.loads(line.removeprefix(_PREFIX)))

@@ -35,7 +35,12 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Listing:
-    """One level below a path: the names of its folders, and its files, both in order."""
+    """One level below a path.
+
+    Attributes:
+        folders: the names of its folders, in order.
+        files: its files, in order of their names.
+    """
 
     folders: tuple[str, ...]
     files: tuple[FileInfo, ...]
@@ -59,6 +64,9 @@ class Deletion:
 def checked(path: str) -> str:
     """Return a path that is valid below a root, or refuse it.
 
+    Args:
+        path: relative to the root, with `/`; empty for the root itself.
+
     Raises:
         LakeError: the path is absolute, or has an empty, `.` or `..` part, a backslash or a null character.
     """
@@ -76,7 +84,11 @@ def checked(path: str) -> str:
 class DataLake(ABC):
     """Files below one root. Make one with `DataLake.at(root)`.
 
-    Paths are relative to the root, with `/`; one that would leave the root is refused with a `LakeError`.
+    Paths are relative to the root, with `/`; one that would leave the root is refused with a `LakeError`. Every method
+    that reads or writes raises a `LakeError` if the storage can't be reached or refuses it.
+
+    Attributes:
+        root: the absolute folder, or `s3://bucket[/prefix]`, without a `/` at the end.
     """
 
     root: str
@@ -116,7 +128,11 @@ class DataLake(ABC):
         return f"DataLake({self.root!r})"
 
     def uri(self, path: str = "") -> str:
-        """The full address of a path, as Spark and delta-rs take it."""
+        """The full address of a path, as Spark and delta-rs take it.
+
+        Args:
+            path: relative to the root; empty for the root itself.
+        """
         return "/".join(filter(None, (self.root, checked(path))))
 
     @abstractmethod
@@ -125,7 +141,11 @@ class DataLake(ABC):
 
     @abstractmethod
     def below(self, path: str) -> DataLake:
-        """The lake whose root is a folder of this one."""
+        """The lake whose root is a folder of this one.
+
+        Args:
+            path: the folder, relative to the root of this lake.
+        """
 
     @abstractmethod
     def list(self, path: str = "", *, start_after: str = "") -> Listing:
@@ -141,11 +161,19 @@ class DataLake(ABC):
         """All files below a path, however deep, in order; on S3 one request for each 1,000.
 
         They are yielded one by one: any number of them takes the memory of 1,000, or of one folder's names.
+
+        Args:
+            path: the folder; nothing is yielded if it doesn't exist.
         """
 
     @abstractmethod
     def read(self, path: str, *, start: int = 0, length: int | None = None) -> bytes:
-        """A file's bytes, or `length` of them from `start`; a negative `start` counts from the end.
+        """A file's bytes, or a part of them.
+
+        Args:
+            path: the file.
+            start: the first byte to read; a negative one counts from the end of the file.
+            length: how many bytes to read at most; None for all up to the end.
 
         Raises:
             LakeError: there is no such file, or it can't be read.
@@ -153,14 +181,21 @@ class DataLake(ABC):
 
     @abstractmethod
     def open(self, file: FileInfo) -> BinaryIO:
-        """A file of a listing as a seekable stream. Its name may be any, also one that no path to write may have.
+        """A file of a listing as a seekable stream.
+
+        Args:
+            file: the file. Its name may be any, also one that no path to write may have.
 
         Raises:
             LakeError: there is no such file any more, or it can't be read.
         """
 
     def head(self, file: FileInfo, length: int) -> bytes:
-        """The first bytes of a file of a listing, whatever its name.
+        """The first bytes of a file of a listing.
+
+        Args:
+            file: the file, of any name.
+            length: how many bytes; of a smaller file, all.
 
         Raises:
             LakeError: there is no such file any more, or it can't be read.
@@ -176,15 +211,25 @@ class DataLake(ABC):
             path: the file.
             data: its content; of an open file, everything from the current position on.
             labels: user metadata that S3 stores with the object in the same request; a folder can't store any.
+
+        Raises:
+            LakeError: the file can't be written, or there are labels and the lake is a folder.
         """
 
     def labels(self, path: str) -> dict[str, str]:
-        """The `labels` that were written with a file; empty if there is no such file."""
+        """The `labels` that were written with a file; empty if there is no such file.
+
+        Args:
+            path: the file.
+        """
         return {}
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; a file that doesn't exist is no error. On S3 one request for each 1,000.
+
+        Args:
+            paths: the files.
 
         Raises:
             LakeError: some could not be deleted; the message has the reason for each.
@@ -210,6 +255,12 @@ class DataLake(ABC):
 
 
 def raise_if_any_remain(root: str, failures: list[str]) -> None:
+    """Raise a LakeError if some files could not be deleted.
+
+    Args:
+        root: the root of the lake, for the message.
+        failures: for each of these files, its path and the reason.
+    """
     if failures:
         raise LakeError(
             root, expected="all files deleted", found="; ".join(failures), hint="Check the permissions, then repeat."

@@ -25,6 +25,8 @@ def _is_partial(name: str) -> bool:
 
 
 class FolderLake(DataLake):
+    """A lake in a folder of this machine, or of a file system that is mounted in it."""
+
     def __init__(self, root: str) -> None:
         self.root = str(Path(root).expanduser().absolute())
 

@@ -26,6 +26,14 @@ _READ_AHEAD = 1024 * 1024
 
 
 class S3Lake(DataLake):
+    """A lake in a bucket of S3, or of a server that speaks its protocol.
+
+    Args:
+        bucket: the name of the bucket.
+        prefix: the part of the keys above the lake, without a `/` at either end; empty for the whole bucket.
+        endpoint: the URL of an S3 other than Amazon's.
+    """
+
     def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
         import boto3  # here, for it costs half a second that a lake in a folder doesn't owe
         from botocore.config import Config

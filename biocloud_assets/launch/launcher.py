@@ -1,8 +1,10 @@
 """The resource `step_launcher`, which decides where a step runs, and running a step through it.
 
-none            the step runs in Dagster's own process, on the engine of the settings
-step_launcher   Dagster sends the whole op to a cluster, with this code; there, the launcher is none
-pipes           the op submits `databricks/run_step.py` from the Git repository, and receives its results
+The values of `BIOCLOUD_LAUNCHER`:
+
+    none            the step runs in Dagster's own process, on the engine of the settings
+    step_launcher   Dagster sends the whole op to a cluster, with this code; there, the launcher is none
+    pipes           the op submits `databricks/run_step.py` from the Git repository, and receives its results
 """
 
 from __future__ import annotations
@@ -201,7 +203,13 @@ def _start(context: Context, environment: str) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refused delivery: its name, why it is refused in a sentence, and the fingerprint of its files."""
+    """A refused delivery.
+
+    Attributes:
+        delivery: its name, `yyyy-mm-dd-HH:MM:SS`.
+        summary: why it is refused, in a sentence.
+        fingerprint: the digest of its files.
+    """
 
     delivery: str
     summary: str
@@ -225,7 +233,13 @@ def refuse(context: Context, message: str, refusal: Refusal) -> dg.Failure:
 
 
 def tag_run(instance: dg.DagsterInstance, run_id: str, tags: Mapping[str, str]) -> None:
-    """Add tags to a run; the instance that the step launcher makes on a cluster doesn't hold it."""
+    """Add tags to a run; the instance that the step launcher makes on a cluster doesn't hold it.
+
+    Args:
+        instance: Dagster's.
+        run_id: the run.
+        tags: the tags; those that the run has already are replaced.
+    """
     if instance.has_run(run_id):
         instance.add_run_tags(run_id, dict(tags))
 

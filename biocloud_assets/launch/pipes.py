@@ -40,7 +40,11 @@ _WAITING = {
 
 
 def resource(settings: Settings) -> dg.ResourceDefinition:
-    """The resource `step_launcher` for Pipes."""
+    """The resource `step_launcher` for Pipes.
+
+    Args:
+        settings: of an environment on Databricks.
+    """
     return dg.ResourceDefinition(lambda _: PipesLauncher(settings), description="Submits databricks/run_step.py.")
 
 

@@ -13,12 +13,21 @@ DagsterResult = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetObserv
 
 
 def asset_key(address: str) -> dg.AssetKey:
-    """The key of an asset: `raw/dsi/sensor` is `AssetKey(["raw", "dsi", "sensor"])`."""
+    """The key of an asset: `raw/dsi/sensor` is `AssetKey(["raw", "dsi", "sensor"])`.
+
+    Args:
+        address: the address of an asset.
+    """
     return dg.AssetKey(address.split("/"))
 
 
 def to_dagster(result: StepResult) -> DagsterResult:
-    """What an op of a multi-asset yields for a result."""
+    """What an op of a multi-asset yields for a result.
+
+    Args:
+        result: a materialization becomes a `MaterializeResult`, a check result an `AssetCheckResult`, whose severity is
+            ERROR if it blocks and WARN if not, and an observation an `AssetObservation`.
+    """
     if isinstance(result, CheckResult):
         return dg.AssetCheckResult(
             asset_key=asset_key(result.asset),
@@ -36,7 +45,11 @@ def to_dagster(result: StepResult) -> DagsterResult:
 
 
 def metadata_value(value: Value) -> dg.MetadataValue:
-    """A metadata value as one of Dagster's."""
+    """A metadata value as one of Dagster's.
+
+    Args:
+        value: as the functions of `steps` make it.
+    """
     raw: Any = value["raw_value"]
     match value["type"]:
         case "int":

@@ -52,7 +52,11 @@ _STAGING = "/dagster_staging"
 
 
 def resource(settings: Settings) -> dg.ResourceDefinition:
-    """The resource `step_launcher` for the step launcher."""
+    """The resource `step_launcher` for the step launcher. It stages the code while a run uses it, and removes it then.
+
+    Args:
+        settings: of an environment on Databricks.
+    """
 
     @contextmanager
     def launcher(_: dg.InitResourceContext) -> Iterator[_Launcher]:

@@ -21,6 +21,9 @@ _RETRY_SECONDS = 300
 def host(settings: Settings) -> str:
     """The workspace's address.
 
+    Args:
+        settings: of an environment on Databricks.
+
     Raises:
         SettingsError: it isn't set.
     """
@@ -36,7 +39,15 @@ def host(settings: Settings) -> str:
 
 
 def client(settings: Settings) -> WorkspaceClient:
-    """A client of the workspace; its credentials are found the Databricks-standard way."""
+    """A client of the workspace; its credentials are found the Databricks-standard way.
+
+    Args:
+        settings: of an environment on Databricks.
+
+    Raises:
+        SettingsError: the address of the workspace isn't set.
+        ValueError: databricks-sdk finds no credentials.
+    """
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
 
@@ -51,6 +62,9 @@ def submit(client: WorkspaceClient, body: dict[str, Any]) -> int:
     Args:
         client: of the workspace.
         body: that of the Jobs API, https://docs.databricks.com/api/workspace/jobs/submit.
+
+    Raises:
+        DatabricksError: the workspace refuses the run, or can't be reached.
     """
     from databricks.sdk.service import jobs
 
@@ -81,7 +95,12 @@ def locations(settings: Settings) -> list[str]:
 
 
 def reason(client: WorkspaceClient, run: Run) -> str:
-    """Why a run ended as it did: the error of the script, or else the message of Databricks."""
+    """Why a run ended as it did: the error of the script, or else the message of Databricks.
+
+    Args:
+        client: of the workspace.
+        run: a run that has ended.
+    """
     from databricks.sdk.errors.base import DatabricksError
 
     task = run.tasks[0].run_id if run.tasks else None
@@ -96,6 +115,11 @@ def idempotency_token(run_id: str, step_key: str, attempt: int) -> str:
     """The same for the same attempt at a step, so that a submission without an answer can be repeated.
 
     It has 64 characters, the most that Databricks accepts.
+
+    Args:
+        run_id: Dagster's identifier of the run.
+        step_key: the step in it.
+        attempt: how often the step was repeated before, from 0.
     """
     return hashlib.sha256(f"{run_id}/{step_key}/{attempt}".encode()).hexdigest()
 
@@ -124,6 +148,9 @@ class GitReference:
 def git_reference(settings: Settings) -> GitReference:
     """The code that is to run: the setting, or the branch of the current folder.
 
+    Args:
+        settings: `git_branch`, `git_tag` or `git_commit`.
+
     Raises:
         SettingsError: there is neither, or more than one setting.
     """
@@ -148,6 +175,9 @@ def git_reference(settings: Settings) -> GitReference:
 
 def branch(settings: Settings) -> str:
     """The branch of the settings, or that of the current folder.
+
+    Args:
+        settings: `git_branch`.
 
     Raises:
         SettingsError: there is neither.
@@ -212,7 +242,12 @@ def has_ended(run: Run) -> bool:
 
 
 def cause(run: Run) -> Cause:
-    """What made a run fail, as Databricks says it; the run has ended without success."""
+    """What made a run fail, as Databricks says it.
+
+    Args:
+        run: a run that has ended without success. Its `termination_details` decide
+            (https://databricks-sdk-py.readthedocs.io/en/latest/dbdataclasses/jobs.html).
+    """
     details = run.status.termination_details if run.status is not None else None
     code = details.code.value if details is not None and details.code is not None else ""
     kind = details.type.value if details is not None and details.type is not None else ""

@@ -82,7 +82,11 @@ def job() -> None:
 
 
 def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """The weekly schedule: running by default if Dagster is the scheduler."""
+    """The weekly schedule, on Sundays at 03:45 UTC.
+
+    Args:
+        settings: of the environment; the schedule is running by default if Dagster is the scheduler.
+    """
     return dg.ScheduleDefinition(
         name="table_maintenance_weekly",
         job=job,

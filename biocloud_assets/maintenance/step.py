@@ -66,10 +66,16 @@ def maintenance_step(
     catalog: str | None = None,
     files_are_reachable: bool = True,
 ) -> Iterator[Observation]:
-    """Maintain all tables, as a step: see `maintain_tables`.
+    """Maintain all tables, as a step. The arguments that aren't described here are those of `maintain_tables`.
+
+    Args:
+        request: `retention_days`, for how many days replaced files are kept, and `dry_run`.
 
     Yields:
         an observation of each table.
+
+    Raises:
+        SettingsError, TableError: as `maintain_tables` says.
     """
     days, dry_run = request.retention_days, request.dry_run
     for outcome in maintain_tables(
@@ -85,7 +91,11 @@ def maintenance_step(
 
 
 def observation(outcome: TableMaintenance) -> Observation:
-    """The outcome of a table, as an observation of its asset."""
+    """The outcome of a table, as an observation of its asset, with a metadata entry for each number.
+
+    Args:
+        outcome: the outcome; its sizes are in bytes.
+    """
     metadata = {
         "files_before": steps.integer(outcome.files_before),
         "files_after": steps.integer(outcome.files_after),

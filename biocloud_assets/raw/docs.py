@@ -1,7 +1,9 @@
 """The docs page of each source, generated from its contract.
 
-python -m biocloud_assets.raw.docs            writes docs/data-architecture/raw/<source>.md
-python -m biocloud_assets.raw.docs --check    exits 1 if a page differs from what this would write
+Two commands:
+
+    python -m biocloud_assets.raw.docs            writes docs/data-architecture/raw/<source>.md
+    python -m biocloud_assets.raw.docs --check    exits 1 if a page differs from what this would write
 """
 
 from __future__ import annotations

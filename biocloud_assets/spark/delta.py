@@ -155,6 +155,9 @@ def read_table(
         path: the table's path in it.
         catalog: the catalog of Unity Catalog that has the table, if there is one.
         version: the version to read; the latest if None.
+
+    Returns:
+        the columns of the table, as it has them: those of `Table.columns` for one of the raw layer.
     """
     if catalog is None:
         reader = spark.read.format("delta")
@@ -276,6 +279,10 @@ def _retry_conflicts(action: Callable[[], _T]) -> _T:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether an error says that another commit came first, so that this one can be repeated."""
+    """Whether an error says that another commit came first, so that this one can be repeated.
+
+    Args:
+        error: what an engine or delta-rs has raised.
+    """
     message = f"{type(error).__name__}: {error}"
     return _CONFLICT.search(message) is not None and "Unsupported table features" not in message

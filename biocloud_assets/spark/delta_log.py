@@ -59,7 +59,8 @@ def unsupported(table: str, found: Collection[str], software: str) -> TableError
 
     Args:
         table: the table's address.
-        found: the features.
+        found: the features, by the names of the Delta protocol
+            (https://github.com/delta-io/delta/blob/master/PROTOCOL.md#table-features).
         software: what can't handle them.
     """
     names = ", ".join(sorted(found))
@@ -73,31 +74,61 @@ def unsupported(table: str, found: Collection[str], software: str) -> TableError
 
 
 def features(table: DeltaTable) -> frozenset[str]:
-    """The table features of a table's protocol, without those that every table has."""
+    """The table features of a table's protocol, without those that every table has.
+
+    Args:
+        table: an open table.
+    """
     protocol = table.protocol()
     return frozenset([*(protocol.reader_features or ()), *(protocol.writer_features or ())]) - LEGACY_FEATURES
 
 
 def schema(table: DeltaTable) -> dict[str, Any]:
-    """The schema of a table, as the JSON of Delta and Spark."""
+    """The schema of a table, as the JSON that Delta's log and Spark's `StructType.fromJson` have.
+
+    Args:
+        table: an open table.
+    """
     found: dict[str, Any] = json.loads(table.schema().to_json())
     return found
 
 
 def version(lake: DataLake, path: str) -> int | None:
-    """The version of a table; None if there is no table."""
+    """The number of a table's latest version, from 0; None if there is no table.
+
+    Args:
+        lake: the lake.
+        path: the table's path in it.
+
+    Raises:
+        TableError: the table has a feature that delta-rs can't read.
+    """
     table = open_table(lake, path)
     return None if table is None else table.version()
 
 
 def partition_values(lake: DataLake, path: str, column: str) -> set[str]:
-    """The values of a partition column for which a table holds files, from its log alone."""
+    """The values of a partition column for which a table holds files, from its log alone; empty if there is no table.
+
+    Args:
+        lake: the lake.
+        path: the table's path in it.
+        column: the column that it is partitioned by.
+
+    Raises:
+        TableError: the table has a feature that delta-rs can't read.
+    """
     table = open_table(lake, path)
     return set() if table is None else {partition[column] for partition in table.partitions()}
 
 
 def exists(lake: DataLake, path: str) -> bool:
-    """Whether there is a table: one list request on S3, where opening it takes one for each commit too."""
+    """Whether there is a table: one list request on S3, where opening it takes one for each commit too.
+
+    Args:
+        lake: the lake.
+        path: the table's path in it.
+    """
     # Not `DeltaTable.is_deltatable`: deltalake 1.6 keeps Python's lock while it waits for S3. A commit that is being
     # written has another ending.
     return any(file.name.endswith((".json", ".parquet")) for file in lake.walk(f"{path}/_delta_log"))
@@ -135,7 +166,19 @@ def read_partition(lake: DataLake, path: str, column: str, value: str, *, limit:
 
 
 def partition_sizes(lake: DataLake, path: str, column: str) -> tuple[dict[str, int], int]:
-    """The size of each partition's files in bytes, and the version of the table; -1 if there is none."""
+    """The sizes of the partitions of a table.
+
+    Args:
+        lake: the lake.
+        path: the table's path in it.
+        column: the column that it is partitioned by.
+
+    Returns:
+        for each value of that column the size of its files, bytes; and the version of the table, -1 if there is none.
+
+    Raises:
+        TableError: the table has a feature that delta-rs can't read.
+    """
     table = open_table(lake, path)
     if table is None:
         return {}, -1
@@ -151,7 +194,7 @@ class Version:
 
     Attributes:
         table: the table's identifier; a table that was created again at the same path has another one.
-        number: its number of commits.
+        number: the number of the version, from 0.
     """
 
     table: str

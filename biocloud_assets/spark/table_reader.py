@@ -36,7 +36,11 @@ class Detail:
 
 
 class TableReader(Protocol):
-    """What is read of Delta tables besides their rows. A table is named by its path in the lake, `raw/dsi/sensor`."""
+    """What is read of Delta tables besides their rows.
+
+    In every method, `path` is the table's path in the lake, `raw/dsi/sensor`, and `column` the one that the table is
+    partitioned by. A method of `DeltaRsReader` raises a TableError if delta-rs can't read the table.
+    """
 
     def exists(self, path: str) -> bool:
         """Whether there is a table."""
@@ -51,19 +55,29 @@ class TableReader(Protocol):
         """What a table is; None if there is no table."""
 
     def partition_values(self, path: str, column: str) -> set[str]:
-        """The values of a partition column for which a table holds files."""
+        """The values of the partition column for which a table holds files; empty if there is no table."""
 
     def rows(self, path: str, column: str, values: Collection[str]) -> dict[str, dict[str, Any]]:
-        """The rows of a small table with one row per partition, by their partition's value; times are in UTC.
+        """The rows of a small table with one row per partition, by their partition's value.
 
         Args:
-            path: the table's path in the lake.
-            column: the column that it is partitioned by.
-            values: the partitions to read.
+            path: the table.
+            column: its partition column.
+            values: the partitions to read; those that the table doesn't have are left out.
+
+        Returns:
+            each row by its columns; times are in UTC.
         """
 
     def partition(self, path: str, column: str, value: str, *, limit: int) -> Partition:
-        """The size of one partition of an existing table, and at most `limit` of its rows."""
+        """The size and a few rows of one partition of an existing table.
+
+        Args:
+            path: the table.
+            column: its partition column.
+            value: the partition's value.
+            limit: how many rows at most.
+        """
 
 
 @dataclass(frozen=True)
@@ -167,7 +181,12 @@ class EngineReader:
 
 
 def table_name(path: str, catalog: str) -> str:
-    """The name of a table in Unity Catalog: `raw/dsi/sensor` is `<catalog>.raw_dsi.sensor`."""
+    """The name of a table in Unity Catalog: `raw/dsi/sensor` is `<catalog>.raw_dsi.sensor`.
+
+    Args:
+        path: the table's path in the lake.
+        catalog: the name of the catalog.
+    """
     *folders, table = path.split("/")
     return f"{catalog}.{'_'.join(folders)}.{table}"
 

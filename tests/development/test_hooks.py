@@ -242,24 +242,3 @@ def _add(target: Path, name: str, version: str) -> None:
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (folder / "RECORD").write_text("")
-
-
-def test_the_editors_run_the_lock_check_when_pyproject_toml_is_saved() -> None:
-    import json
-    from xml.etree import ElementTree
-
-    commented = (ROOT / ".vscode/settings.json").read_text()
-    settings = json.loads(re.sub(r"^\s*//.*$", "", commented, flags=re.MULTILINE))
-    (command,) = settings["emeraldwalk.runonsave"]["commands"]
-    assert re.search(command["match"], "/home/me/biocloud/pyproject.toml")
-    assert not re.search(command["match"], "/home/me/biocloud/uv.lock")
-    script = command["cmd"].replace("${workspaceFolder}", str(ROOT))
-    assert subprocess.run(script, shell=True, capture_output=True).returncode == 0
-    recommended = json.loads((ROOT / ".vscode/extensions.json").read_text())["recommendations"]
-    assert "emeraldwalk.runonsave" in recommended
-    options = ElementTree.parse(ROOT / ".idea/watcherTasks.xml").iter("option")
-    watcher = {option.get("name"): option.get("value") for option in options}
-    assert (watcher["program"], watcher["arguments"], watcher["fileExtension"]) == ("uv", "lock --check", "toml")
-    scope = ElementTree.parse(ROOT / ".idea/scopes/pyproject_toml.xml").find("scope")
-    assert scope is not None
-    assert (scope.get("name"), scope.get("pattern")) == (watcher["scopeName"], "file:pyproject.toml")

@@ -54,6 +54,28 @@ def test_the_check_finds_broken_links(tmp_path: Path) -> None:
     assert problem(Link("access.md#add-a-person", DOCS / "index.md", 1)) is None
 
 
+def test_a_block_in_a_list_is_indented_by_four_so_that_the_site_keeps_it_in_the_list() -> None:
+    """GitLab takes three as well; the site then ends the list, and numbers the next item 1."""
+    wrong = []
+    for file in markdown_files():
+        fenced, after_blank, in_block = False, False, False
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            indent = len(line) - len(line.lstrip(" "))
+            # After a second paragraph of an item, the next item needs a blank line before it.
+            if in_block and not after_blank and not indent and re.match(r"(\d+\.|-) ", line):
+                wrong.append(f"{file.relative_to(ROOT)}:{number}: {line[:60]}")
+            if after_blank or not line.strip():
+                in_block = indent >= 4
+            if line.lstrip().startswith("```"):
+                fenced = not fenced
+            elif fenced:
+                continue
+            if after_blank and line.strip() and indent % 4:
+                wrong.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:60]}")
+            after_blank = not line.strip()
+    assert wrong == []
+
+
 def test_the_navigation_names_every_page_once() -> None:
     def paths(entries: list[object]) -> list[str]:
         found: list[str] = []

@@ -195,6 +195,19 @@ def test_diagrams_are_drawn_in_both_schemes(site: Site, path: str, scheme: Schem
         assert "Syntax error" not in (diagram.text_content() or "")
 
 
+@pytest.mark.parametrize("path", ["how-it-works/", "dsi/", "codebase/", "orchestration/"])
+def test_a_diagram_stays_readable_in_a_narrow_window_and_scrolls(site: Site, path: str) -> None:
+    page = site.open(path, width=390)
+    page.locator("div.mermaid svg").first.wait_for()
+    for diagram in page.locator("div.mermaid").all():
+        drawn, full = diagram.evaluate(
+            "e => [e.shadowRoot.firstElementChild].flatMap(svg => [svg.clientWidth, svg.viewBox.baseVal.width])"
+        )
+        assert drawn >= 0.53 * full, "Mermaid writes with 16 pixels, so these are more than 8"
+        if drawn > 390:
+            assert diagram.get_attribute("tabindex") == "0", "so that the arrow keys scroll it"
+
+
 def test_the_scheme_follows_the_system_and_can_be_changed(site: Site) -> None:
     def background(page: Page) -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
@@ -221,6 +234,12 @@ def test_the_api_reference_has_tables_of_parameters(site: Site) -> None:
     table = page.locator("[id='biocloud_assets.curated.dsi.manifest.write_manifest'] ~ div table").first
     assert "relative_path" in table.inner_text()
     assert "data_lake" in table.inner_text()
+
+
+def test_a_return_value_that_is_described_in_several_lines_is_one_row(site: Site) -> None:
+    page = site.open("api/spark/")
+    row = page.locator("tr").filter(has_text="the version, None if there is no table").first
+    assert "A partition that was emptied isn't among them." in " ".join(row.inner_text().split())
 
 
 @pytest.mark.parametrize("path", PAGES)

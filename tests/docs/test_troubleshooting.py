@@ -47,11 +47,12 @@ def test_every_violation_has_a_cause_and_a_remedy() -> None:
 
 def test_every_exit_code_of_a_command_is_described() -> None:
     head, *table = [line for line in section("Exit codes").splitlines() if line.startswith("|")]
-    codes = [cell.strip() for cell in head.strip("|").split("|")][1:]
-    described = {}
+    names = [cell.strip(" `") for cell in head.strip("|").split("|")][1:]
+    described: dict[str, set[int]] = {name: set() for name in names}
     for line in table[1:]:
-        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        described[name.strip("`")] = {int(code) for code, cell in zip(codes, cells, strict=True) if cell}
+        code, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        for name, cell in zip(names, cells, strict=True):
+            described[name] |= {int(code)} if cell else set()
     assert described["biocloud"] == exit_codes("biocloud_assets/cli/__init__.py")
     assert described["databricks/sync_groups.py"] == exit_codes("biocloud_assets/access/sync_groups.py") | {0, 130}
     assert described["databricks/run_step.py"] == {0, 1, 2}

@@ -51,13 +51,21 @@ _Yielded = dg.Output[None] | dg.AssetObservation
 
 
 class StepConfig(dg.Config):
-    """What one run does."""
+    """What one run does.
+
+    Attributes:
+        dry_run: do everything but write and delete.
+    """
 
     dry_run: bool = False
 
 
 class CleanupConfig(StepConfig):
-    """What one run deletes."""
+    """What one run deletes.
+
+    Attributes:
+        amount_of_data_days: how many days before the run date are kept, 0 to 36,525.
+    """
 
     amount_of_data_days: int
 

@@ -62,7 +62,12 @@ class Cleanup:
 
 
 class CleanupError(LakeError):
-    """Some files could not be deleted. `cleanup` holds the outcome of every folder, with every such file."""
+    """Some files could not be deleted. The message names up to 20 of them, each with the reason.
+
+    Args:
+        cleanup: the outcome of every folder, with every such file; also an attribute of the error.
+        lake: the lake, for the address in the message.
+    """
 
     def __init__(self, cleanup: Cleanup, lake: DataLake) -> None:
         self.cleanup = cleanup

@@ -1,7 +1,9 @@
 """The docs page of the curated layer for DSI, with the table of terms generated from `observation.TERMS`.
 
-python -m biocloud_assets.curated.dsi.docs            writes docs/data-architecture/curated/dsi.md
-python -m biocloud_assets.curated.dsi.docs --check    exits 1 if the page differs from what this would write
+Two commands:
+
+    python -m biocloud_assets.curated.dsi.docs            writes docs/data-architecture/curated/dsi.md
+    python -m biocloud_assets.curated.dsi.docs --check    exits 1 if the page differs from what this would write
 """
 
 from __future__ import annotations
@@ -47,11 +49,11 @@ An `etag` is S3's entity tag, and in a folder the MD5 of the content, which is w
 ## curated/dsi/observation
 
 One row per region group of each current result, in [Darwin Core](https://dwc.tdwg.org/terms/) terms, in order of
-`occurrenceID`, up to 100,000 rows in a file. A column without a source is null. The last columns have no term in Darwin
-Core.
+`occurrenceID`, up to 100,000 rows in a file. A column's name leads to the definition of the term; the last columns have
+no term in Darwin Core.
 
-| column | type | description | made from | term |
-| --- | --- | --- | --- | --- |
+| column | type | description | made from |
+| --- | --- | --- | --- |
 {terms}
 
 ### Current rows
@@ -117,10 +119,13 @@ def page() -> str:
     """The page, in Markdown."""
     terms = []
     for term in TERMS:
-        made_of = "<br>".join(f"`{source}`" for source in term.sources)
-        link = f"[dwc]({term.iri})" if term.iri else "Biocloud"
-        text = term.description.replace("|", "\\|")
-        terms.append(f"| `{term.name}` | {type_name(term.type)} | {text} | {made_of} | {link} |")
+        tables: dict[str, list[str]] = {}
+        for source in term.sources:
+            table, _, column = source.partition(".")
+            tables.setdefault(table, []).append(f"`{column}`")
+        made_of = "<br>".join(f"`{table}`: {', '.join(columns)}" for table, columns in tables.items())
+        name = f"[`{term.name}`]({term.iri})" if term.iri else f"`{term.name}`"
+        terms.append(f"| {name} | {type_name(term.type)} | {term.description} | {made_of} |")
     return _PAGE.format(terms="\n".join(terms), days=MAXIMUM_DAYS)
 
 

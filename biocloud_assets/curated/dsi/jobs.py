@@ -17,7 +17,11 @@ dsi_curated = dg.define_asset_job(
 
 
 def build_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """The daily schedule: running by default if Dagster is the scheduler."""
+    """The daily schedule, at 06:30 UTC.
+
+    Args:
+        settings: of the environment; the schedule is running by default if Dagster is the scheduler.
+    """
 
     @dg.schedule(
         job=dsi_curated,

@@ -140,7 +140,8 @@ TERMS: tuple[Term, ...] = (
     _dwc(
         "associatedMedia",
         "string",
-        "Addresses of the media of the regions (as for `eventDate`), sorted, with ` | ` between them",
+        "Addresses of the media of the regions (as for `eventDate`), sorted, separated by a vertical bar between "
+        "spaces",
         "sensor_media_item.media",
         f"{_REGION}.media_id",
         f"{_MEDIA}.sensor_media_item_id",
@@ -167,20 +168,21 @@ _SECONDS = "yyyy-MM-dd'T'HH:mm:ss'Z'"
 
 
 def arrow_schema() -> pa.Schema:
-    """The schema of the files."""
+    """The schema of the Parquet files: the columns of `TERMS`, in order, all nullable."""
     import pyarrow as pa
 
     return pa.schema([(term.name, arrow_type(term.type)) for term in TERMS])
 
 
 def observations(current: Mapping[str, DataFrame]) -> DataFrame:
-    """The observations, without an order.
+    """The observations, without an order: one row for each region group of each current result.
 
     Args:
-        current: the current rows of the tables that `SOURCES` names.
+        current: for each name in `SOURCES` the current rows of that table (`ingest.snapshot.current_rows`), with its
+            columns in the contract. An `id` is there once.
 
     Returns:
-        the columns of `TERMS`; `occurrenceID` is never null and never twice.
+        the columns of `TERMS`; `occurrenceID` is never null and never twice. Times are ISO 8601 texts in UTC.
     """
     results = current[_RESULT].withColumnRenamed("id", "result_id")
     algorithms = _named(current["algorithm"], "algorithm")

@@ -1,7 +1,9 @@
 """Run dates, and the paths of a day's files below the curated root.
 
-dsi/<yyyy-mm-dd>/observation/part-00000.parquet, part-00001.parquet, …
-dsi/<yyyy-mm-dd>/manifest.json
+The files:
+
+    dsi/<yyyy-mm-dd>/observation/part-00000.parquet, part-00001.parquet, …
+    dsi/<yyyy-mm-dd>/manifest.json
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ _SHAPE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def is_date(name: str) -> bool:
-    """Whether a name is a real date as `yyyy-mm-dd`, and nothing else."""
+    """Whether a name is a real date as `yyyy-mm-dd`, and nothing else.
+
+    Args:
+        name: any text.
+    """
     try:
         # The shape first, for fromisoformat takes 20260131 and 2026-W05-6 as well.
         return bool(_SHAPE.fullmatch(name) and date.fromisoformat(name))
@@ -53,6 +59,9 @@ def parse_run_date(value: date | str) -> date:
 def day(run_date: date | str) -> str:
     """The folder of a day, relative to the curated root; it holds the manifest.
 
+    Args:
+        run_date: the day, as `parse_run_date` takes it.
+
     Raises:
         RunDateError: it is no date.
     """
@@ -61,6 +70,9 @@ def day(run_date: date | str) -> str:
 
 def observation(run_date: date | str) -> str:
     """The folder of a day's observations, relative to the curated root.
+
+    Args:
+        run_date: the day, as `parse_run_date` takes it.
 
     Raises:
         RunDateError: it is no date.

@@ -23,7 +23,11 @@ VERSION_TAG = "biocloud/delivery-log-version"
 
 
 def build_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor of an environment: running by default if Dagster is the scheduler."""
+    """The sensor that publishes the day again when the delivery log has changed.
+
+    Args:
+        settings: of the environment; the sensor is running by default if Dagster is the scheduler.
+    """
 
     @dg.sensor(
         name="dsi_curated_on_delivery",

@@ -93,6 +93,9 @@ def publish(context: IngestContext, curated: DataLake, run_date: date | str, *, 
         run_date: the day.
         dry_run: do everything but write.
 
+    Returns:
+        the content of the day's folder, with the deliveries and the version of the log that it is made from.
+
     Raises:
         RunDateError: the run date is no date.
         TableError: there is nothing to publish up to that day.
@@ -142,5 +145,8 @@ def cleanup(curated: DataLake, run_date: date | str, amount_of_data_days: int, *
         run_date: the day from which is counted back.
         amount_of_data_days: how many days before it are kept.
         dry_run: delete nothing.
+
+    Raises:
+        CleanupError, LakeError, RunDateError: as `cleanup_curated_folders` says.
     """
     return cleanup_curated_folders(paths.ROOT, curated, run_date, amount_of_data_days, dry_run=dry_run)
