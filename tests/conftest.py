@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -15,6 +16,11 @@ from tests.databricks_workspace.fixture import databricks_workspace  # noqa: F40
 # The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile("biocloud", deadline=None)
 hypothesis.settings.load_profile("biocloud")
+
+# A shell that runs the tests in the background makes them ignore SIGINT, and a process that ignores it starts processes
+# that do. The processes of the tests are those of a person, whose Ctrl-C they receive.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
