@@ -111,7 +111,7 @@ class BiocloudHere(Biocloud):
     def run(self, *arguments: str) -> tuple[int | None, str, str]:
         out, err = io.StringIO(), io.StringIO()
         with (
-            mock.patch.dict(os.environ, self.environment, clear=True),  # the command sets DAGSTER_HOME
+            self._variables(),
             mock.patch.object(sys, "argv", ["biocloud", *arguments]),
             redirect_stdout(out),
             redirect_stderr(err),
@@ -120,6 +120,22 @@ class BiocloudHere(Biocloud):
             commands.run_command()
         assert ended.value.code is None or isinstance(ended.value.code, int)
         return ended.value.code or 0, out.getvalue(), err.getvalue()
+
+    @contextmanager
+    def _variables(self) -> Iterator[None]:
+        """Let this process have the variables of the command; those that PySpark sets as it starts remain."""
+        before, own = dict(os.environ), ("AWS_", "BIOCLOUD_", "DAGSTER_")
+        for name in before.keys() - self.environment.keys():
+            if name.startswith(own):
+                del os.environ[name]
+        os.environ.update(self.environment)
+        try:
+            yield
+        finally:
+            for name in os.environ.keys() - before.keys():
+                if name.startswith(own) or name in self.environment:
+                    del os.environ[name]
+            os.environ.update(before)
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 240) -> Any:
