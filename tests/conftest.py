@@ -33,8 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for another one at the end."""
-    longest = ("test_interrupt.py", "test_commands.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = ("test_interrupt.py", "test_commands.py", "test_curated_sample.py", "test_dispatcher.py", "test_hooks.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture(scope="session")

@@ -55,12 +55,13 @@ def test_a_process_that_has_read_the_log_ends_normally(sampled: tuple[BiocloudHe
     biocloud, _ = sampled
     program = """
 import os, sys
+import deltalake, pandas, pyarrow
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.spark.table_reader import DeltaRsReader
-for _ in range(10):  # it was one time in three
-    process = os.fork()
+for _ in range(60):  # it is one time in thirty
+    process = os.fork()  # a new process would load all modules, which takes fifty times as long
     if process == 0:
         assert delivery_log.read(DeltaRsReader(DataLake.at(sys.argv[1])), CONTRACT, sys.argv[2])
         break  # to the end of the interpreter

@@ -107,6 +107,14 @@ def test_all_hooks_are_local_so_that_they_need_no_network() -> None:
     assert {hook["language"] for hook in configuration["repos"][0]["hooks"]} == {"system"}
 
 
+def others(hook: str) -> str:
+    """All hooks but one, separated by commas."""
+    configuration = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    names = [one["id"] for one in configuration["repos"][0]["hooks"]]
+    assert hook in names
+    return ",".join(name for name in names if name != hook)
+
+
 CREDENTIAL = "AKIA" + "Z7QX" * 4
 
 REFUSED = {
@@ -125,10 +133,11 @@ def test_what_a_hook_refuses_is_not_committed(clone: Repository, hook: str) -> N
     clone.install("pre-commit")
     path, text, reason = REFUSED[hook]
     clone.write(path, text)
+    if hook == "mypy":  # the whole package takes a quarter of a minute without a cache
+        clone.replace("pyproject.toml", 'packages = ["biocloud_assets"]', f'files = ["{path}"]')
     before = clone.git("rev-parse", "HEAD")
     clone.git("add", "--all")
-    skipped = {"SKIP": ",".join(name for name in SLOW.split(",") if name != hook)}
-    printed = clone.git("commit", "--message=Wrong", code=1, **skipped)
+    printed = clone.git("commit", "--message=Wrong", code=1, SKIP=others(hook))
     assert re.search(rf"Failed\n- hook id: {hook}\n", printed), printed
     assert reason in printed
     assert clone.git("rev-parse", "HEAD") == before
