@@ -134,7 +134,7 @@ def test_what_a_hook_refuses_is_not_committed(clone: Repository, hook: str) -> N
     path, text, reason = REFUSED[hook]
     clone.write(path, text)
     if hook == "mypy":  # the whole package takes a quarter of a minute without a cache
-        clone.replace("pyproject.toml", 'packages = ["biocloud_assets"]', f'files = ["{path}"]')
+        clone.replace("pyproject.toml", '"3.11"\npackages = ["biocloud_assets"]', f'"3.11"\nfiles = ["{path}"]')
     before = clone.git("rev-parse", "HEAD")
     clone.git("add", "--all")
     printed = clone.git("commit", "--message=Wrong", code=1, SKIP=others(hook))
