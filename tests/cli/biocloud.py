@@ -105,21 +105,26 @@ class Biocloud:
         raise AssertionError("no event names the process")
 
 
+def run_here(*arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process; return its exit code, and what it printed on stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["biocloud", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        commands.run_command()
+    assert ended.value.code is None or isinstance(ended.value.code, int)
+    return ended.value.code or 0, out.getvalue(), err.getvalue()
+
+
 class BiocloudHere(Biocloud):
     """The command in this process. It prints and writes the same, and saves the start of Dagster and of an engine."""
 
     def run(self, *arguments: str) -> tuple[int | None, str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            self._variables(),
-            mock.patch.object(sys, "argv", ["biocloud", *arguments]),
-            redirect_stdout(out),
-            redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
-            commands.run_command()
-        assert ended.value.code is None or isinstance(ended.value.code, int)
-        return ended.value.code or 0, out.getvalue(), err.getvalue()
+        with self._variables():
+            return run_here(*arguments)
 
     @contextmanager
     def _variables(self) -> Iterator[None]:
