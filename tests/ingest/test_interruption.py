@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,13 +84,10 @@ MOMENTS = {
 def test_an_ingest_that_is_killed_at_any_moment_is_repaired_by_the_next(
     landed: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
+    """After each kind of result; `tests/chaos/test_kill.py` has the random moments."""
     name = landed[1][0]
     undisturbed = lake_for(landed, tmp_path)
-    began = time.monotonic()
-    with process(tmp_path, name) as whole_:
-        assert whole_.stdout is not None
-        assert whole_.stdout.read().endswith("done\n")
-    span = time.monotonic() - began
+    ingest(undisturbed, name)
     expected = content(undisturbed)
 
     (tmp_path / "killed").mkdir()
@@ -103,12 +98,6 @@ def test_an_ingest_that_is_killed_at_any_moment_is_repaired_by_the_next(
         logged = delivery_log.read(killed.tables, CONTRACT, name)
         if logged is not None:
             assert content(killed) == expected, "in the log only if the tables hold it as a whole"
-    chance = random.Random(20260131)
-    for _ in range(2):
-        with process(tmp_path / "killed", name) as victim:
-            time.sleep(chance.uniform(0, span / 2))
-            victim.kill()
-            victim.wait()
     assert failed(ingest(killed, name)) == {}
     assert content(killed) == expected
     assert delivery_log.ingested(killed.tables, CONTRACT) == {name}
