@@ -60,8 +60,8 @@ from biocloud_assets.ingest import delivery_log
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.spark.table_reader import DeltaRsReader
-for _ in range(60):  # it is one time in thirty
-    process = os.fork()  # a new process would load all modules, which takes fifty times as long
+for _ in range(20):  # it is one time in five
+    process = os.fork()  # a new process would load all modules, which takes five times as long
     if process == 0:
         assert delivery_log.read(DeltaRsReader(DataLake.at(sys.argv[1])), CONTRACT, sys.argv[2])
         break  # to the end of the interpreter
