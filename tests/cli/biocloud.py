@@ -23,7 +23,7 @@ import deltalake
 import psutil
 import pytest
 
-from biocloud_assets.cli import commands
+from biocloud_assets.cli import commands, output
 from biocloud_assets.raw.dsi.contract import CONTRACT
 
 LOCATION, REPOSITORY = "biocloud_assets.definitions", "__repository__"
@@ -108,6 +108,9 @@ class Biocloud:
 def run_here(*arguments: str) -> tuple[int, str, str]:
     """Run the command in this process; return its exit code, and what it printed on stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
+    # A console that was made where COLUMNS is set, as in a worker of pytest-xdist, doesn't read it again.
+    for console in (output.out, output.err):
+        console.width = 200
     with (
         mock.patch.object(sys, "argv", ["biocloud", *arguments]),
         redirect_stdout(out),

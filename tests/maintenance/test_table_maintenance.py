@@ -218,7 +218,7 @@ def test_a_running_publication_reads_its_version_whatever_is_maintained_meanwhil
 
 @pytest.mark.timeout(600)
 def test_maintenance_while_deliveries_are_ingested_loses_nothing(tmp_path: Path) -> None:
-    names = [f"2026-02-{day:02}-06:00:00" for day in range(1, 5)]
+    names = [f"2026-02-{day:02}-06:00:00" for day in range(1, 7)]
     for name in names:
         write(tmp_path / "in", name, analysis_group_result=results([0.25, 0.5, 0.75]))
     context = context_at(tmp_path)
