@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -16,6 +17,11 @@ from tests.databricks_workspace.fixture import databricks_workspace  # noqa: F40
 hypothesis.settings.register_profile("biocloud", deadline=None)
 hypothesis.settings.load_profile("biocloud")
 
+# A shell that runs the tests in the background makes them ignore SIGINT, and a process that ignores it starts processes
+# that do. The processes of the tests are those of a person, whose Ctrl-C they receive.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the tests that try to lose data, `tests/chaos`."""
@@ -27,8 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for another one at the end."""
-    longest = ("test_interrupt.py", "test_commands.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = ("test_interrupt.py", "test_commands.py", "test_curated_sample.py", "test_dispatcher.py", "test_hooks.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""The `biocloud` command in processes of its own, with a home of its own; and the UI that `biocloud dev` serves."""
+"""The `biocloud` command with a home of its own, in a process or in this one; and the UI that `biocloud dev` serves."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,14 +13,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 import deltalake
 import psutil
+import pytest
 
+from biocloud_assets.cli import commands, output
 from biocloud_assets.raw.dsi.contract import CONTRACT
 
 LOCATION, REPOSITORY = "biocloud_assets.definitions", "__repository__"
@@ -43,7 +47,6 @@ class Biocloud:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        # A shell that runs tests in the background makes its processes ignore SIGINT; a person's shell doesn't.
         return subprocess.Popen(
             [sys.executable, "-m", "biocloud_assets.cli", *arguments],
             env=self.environment,
@@ -52,16 +55,20 @@ class Biocloud:
             text=True,
         )
 
-    def __call__(self, *arguments: str, code: int = 0) -> str:
+    def run(self, *arguments: str) -> tuple[int | None, str, str]:
+        """Run the command to its end; return its exit code, and what it printed on stdout and stderr."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=300)
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        return process.returncode, out, err
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        found, out, err = self.run(*arguments)
+        assert found == code, f"exit code {found}\n{out}\n{err}"
         return out + err
 
     def json(self, *arguments: str, code: int = 0) -> Any:
-        process = self.start(*arguments, "--json")
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        found, out, err = self.run(*arguments, "--json")
+        assert found == code, f"exit code {found}\n{out}\n{err}"
         return json.loads(out)
 
     @property
@@ -96,6 +103,47 @@ class Biocloud:
                 if "pid" in metadata:
                     return psutil.Process(int(str(metadata["pid"].value)))
         raise AssertionError("no event names the process")
+
+
+def run_here(*arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process; return its exit code, and what it printed on stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    # A console that was made where COLUMNS is set, as in a worker of pytest-xdist, doesn't read it again.
+    for console in (output.out, output.err):
+        console.width = 200
+    with (
+        mock.patch.object(sys, "argv", ["biocloud", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        commands.run_command()
+    assert ended.value.code is None or isinstance(ended.value.code, int)
+    return ended.value.code or 0, out.getvalue(), err.getvalue()
+
+
+class BiocloudHere(Biocloud):
+    """The command in this process. It prints and writes the same, and saves the start of Dagster and of an engine."""
+
+    def run(self, *arguments: str) -> tuple[int | None, str, str]:
+        with self._variables():
+            return run_here(*arguments)
+
+    @contextmanager
+    def _variables(self) -> Iterator[None]:
+        """Let this process have the variables of the command; those that PySpark sets as it starts remain."""
+        before, own = dict(os.environ), ("AWS_", "BIOCLOUD_", "DAGSTER_")
+        for name in before.keys() - self.environment.keys():
+            if name.startswith(own):
+                del os.environ[name]
+        os.environ.update(self.environment)
+        try:
+            yield
+        finally:
+            for name in os.environ.keys() - before.keys():
+                if name.startswith(own) or name in self.environment:
+                    del os.environ[name]
+            os.environ.update(before)
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 240) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.biocloud import Biocloud
+from tests.cli.biocloud import Biocloud, BiocloudHere
 from tests.ingest.deliveries import write
 
 ENGINE = ("pyspark.sql.connect", "pysail", "pandas")
@@ -43,7 +43,7 @@ def test_these_commands_load_neither_an_engine_nor_dagster(tmp_path: Path, argum
 
 
 def test_deliveries_loads_no_engine_with_new_deliveries_and_a_home(tmp_path: Path) -> None:
-    biocloud = Biocloud(tmp_path)
+    biocloud = BiocloudHere(tmp_path)
     write(biocloud.landing)
     biocloud("deliveries", "--register", "2026-01-31-06:00:00")
     assert not loaded(biocloud, "deliveries") & set(ENGINE)

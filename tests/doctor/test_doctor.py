@@ -18,6 +18,7 @@ from biocloud_assets.access import jobs, sync_groups
 from biocloud_assets.doctor.findings import Finding
 from biocloud_assets.doctor.workspace import GROUP_SYNC_SECRETS
 from biocloud_assets.launch.script import ARGUMENTS_TAG
+from tests.cli.biocloud import run_here
 from tests.databricks_workspace.server import POLICY_ID, POOL_ID, SPARK_VERSION
 from tests.databricks_workspace.settings import PRINCIPAL, pool
 from tests.doctor.conftest import CATALOG, PROFILE, ROOT, Site
@@ -610,9 +611,9 @@ def test_an_error_of_the_platform_stops_only_its_own_check(site: Site) -> None:
 
 
 def test_the_command_prints_a_table_or_json_and_exits_with_1_if_a_check_failed(site: Site) -> None:
-    done = command("development", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    code, printed, errors = run_here("doctor", "development", "--json")
+    assert code == 0, errors
+    rows = json.loads(printed)
     assert {row["status"] for row in rows} == {"ok"}
     assert {"check", "status", "found", "hint"} == set(rows[0])
     site.workspace.setup.git_credentials.clear()
@@ -625,5 +626,5 @@ def test_the_command_prints_a_table_or_json_and_exits_with_1_if_a_check_failed(s
 
 
 def test_local_takes_no_cluster_and_other_names_are_refused() -> None:
-    assert "expected an environment on Databricks, found local" in command("local", "--cluster").stderr
-    assert command("staging").returncode == 2
+    assert "expected an environment on Databricks, found local" in run_here("doctor", "local", "--cluster")[2]
+    assert run_here("doctor", "staging")[0] == 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import random
+import itertools
+import json
+import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO, TypeAlias
 
 import pytest
 
@@ -21,43 +24,90 @@ from tests.ingest.deliveries import DELIVERY, table, write
 from tests.ingest.lakehouse import content, context_at, failed, ingest, written_files
 
 _PROGRAM = """
-import sys
-from tests.ingest.lakehouse import context_at, whole, RUN
+import json, os, signal, sys, time
+import deltalake, pandas, pyarrow.dataset, pyarrow.parquet, pysail.spark, pyspark.sql.connect.session
 from biocloud_assets.ingest.step import ingest_step
-root, *deliveries = sys.argv[1:]
-context = context_at(root)
-context.spark
-print("started", flush=True)
-for delivery in deliveries:
-    for result in ingest_step(context, whole(context.contract, delivery), RUN):
-        print(type(result).__name__, result.asset, flush=True)
-print("done", flush=True)
+from tests.ingest.lakehouse import RUN, context_at, whole
+
+def ingest(until, root, *deliveries):
+    context = context_at(root)
+    context.spark
+    print("started", flush=True)
+    for delivery in deliveries:
+        for result in ingest_step(context, whole(context.contract, delivery), RUN):
+            line = f"{type(result).__name__} {result.asset}"
+            print(line, flush=True)
+            if until and line.startswith(until):
+                time.sleep(120)  # until it is killed
+    print("done", flush=True)
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes
+for line in sys.stdin:
+    printed, *arguments = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sys.stdout = open(printed, "w")
+        ingest(*arguments)
+        os._exit(0)
+    print(process, flush=True)
 """
+"""Loads all modules once, and forks a process for each ingest."""
 
 
-def process(root: Path, *deliveries: str) -> subprocess.Popen[str]:
-    """Start a process that ingests deliveries; its engine has started when this returns."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(root), *deliveries],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert started.stdout is not None
-    assert started.stdout.readline() == "started\n"
-    return started
+class Process:
+    """A process that ingests deliveries; its engine has started.
+
+    Attributes:
+        output: what it prints: a line for each result, and `done`.
+    """
+
+    def __init__(self, pid: int, output: TextIO, until: str) -> None:
+        self._pid, self.output, self._until = pid, output, until
+        assert output.readline() == "started\n"
+
+    def kill(self) -> None:
+        """Kill it when it waits after the result that it was given."""
+        for line in self.output:
+            assert line != "done\n", "it never had the result at which it waits"
+            if line.startswith(self._until):
+                break
+        os.kill(self._pid, signal.SIGKILL)
+        assert not self.ends(), "it was killed before"
+
+    def ends(self) -> bool:
+        """Wait for its end; whether it has ingested everything."""
+        return self.output.read().endswith("done\n")
 
 
-def kill_after(victim: subprocess.Popen[str], result: str) -> None:
-    """Kill a process as soon as it has printed a result."""
-    assert victim.stdout is not None
-    for line in victim.stdout:
-        if line.startswith(result):
-            break
-    else:
-        raise AssertionError(f"it never printed {result}")
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
+Start: TypeAlias = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts a process that ingests deliveries: the root, their names, and the result after which it waits."""
+    folder, numbers = tmp_path_factory.mktemp("processes"), itertools.count()
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        ) as server,
+        ExitStack() as opened,
+    ):
+        assert server.stdin is not None and server.stdout is not None
+
+        def started(root: Path, *deliveries: str, until: str = "") -> Process:
+            printed = folder / str(next(numbers))
+            os.mkfifo(printed)
+            server.stdin.write(json.dumps([str(printed), until, str(root), *deliveries]) + "\n")
+            server.stdin.flush()
+            return Process(int(server.stdout.readline()), opened.enter_context(printed.open()), until)
+
+        yield started
+        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,52 +134,41 @@ MOMENTS = {
 
 @pytest.mark.timeout(600)
 def test_an_ingest_that_is_killed_at_any_moment_is_repaired_by_the_next(
-    landed: tuple[Path, list[str]], tmp_path: Path
+    start: Start, landed: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
+    """After each kind of result; `tests/chaos/test_kill.py` has the random moments."""
     name = landed[1][0]
     undisturbed = lake_for(landed, tmp_path)
-    began = time.monotonic()
-    with process(tmp_path, name) as whole_:
-        assert whole_.stdout is not None
-        assert whole_.stdout.read().endswith("done\n")
-    span = time.monotonic() - began
+    ingest(undisturbed, name)
     expected = content(undisturbed)
 
     (tmp_path / "killed").mkdir()
     killed = lake_for(landed, tmp_path / "killed")
     for result in MOMENTS.values():
-        with process(tmp_path / "killed", name) as victim:
-            kill_after(victim, result)
+        start(tmp_path / "killed", name, until=result).kill()
         logged = delivery_log.read(killed.tables, CONTRACT, name)
         if logged is not None:
             assert content(killed) == expected, "in the log only if the tables hold it as a whole"
-    chance = random.Random(20260131)
-    for _ in range(2):
-        with process(tmp_path / "killed", name) as victim:
-            time.sleep(chance.uniform(0, span / 2))
-            victim.kill()
-            victim.wait()
     assert failed(ingest(killed, name)) == {}
     assert content(killed) == expected
     assert delivery_log.ingested(killed.tables, CONTRACT) == {name}
 
 
-def test_the_copies_that_a_killed_ingest_has_left_are_removed_by_the_next(tmp_path: Path) -> None:
+def test_the_copies_that_a_killed_ingest_has_left_are_removed_by_the_next(start: Start, tmp_path: Path) -> None:
     write(tmp_path / "in", sensor=table("sensor").append_column("battery", table("sensor")["name"]))
     context = context_at(tmp_path)
-    with process(tmp_path, DELIVERY) as victim:
-        kill_after(victim, "Materialization raw/dsi/")
+    start(tmp_path, DELIVERY, until="Materialization raw/dsi/").kill()
     assert [path for path in written_files(context) if path.startswith("_files/staging/")]
     ingest(context, DELIVERY)
     assert not [path for path in written_files(context) if path.startswith("_files/staging/")]
     assert all(comparison.equal for comparison in verify(context, DELIVERY))
 
 
-def test_two_processes_can_ingest_into_one_lake(landed: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_two_processes_can_ingest_into_one_lake(start: Start, landed: tuple[Path, list[str]], tmp_path: Path) -> None:
     first, second = landed[1]
     together = lake_for(landed, tmp_path)
-    with process(tmp_path, first) as one, process(tmp_path, second) as other:
-        assert [ended.stdout.read().endswith("done\n") for ended in (one, other) if ended.stdout] == [True, True]
+    both = start(tmp_path, first), start(tmp_path, second)
+    assert [process.ends() for process in both] == [True, True]
     (tmp_path / "apart").mkdir()
     apart = lake_for(landed, tmp_path / "apart")
     ingest(apart, first, second)
@@ -137,11 +176,13 @@ def test_two_processes_can_ingest_into_one_lake(landed: tuple[Path, list[str]], 
     assert content(together) == content(apart)
 
 
-def test_two_processes_can_ingest_the_same_delivery(landed: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_two_processes_can_ingest_the_same_delivery(
+    start: Start, landed: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     name = landed[1][0]
     context = lake_for(landed, tmp_path)
-    with process(tmp_path, name) as one, process(tmp_path, name) as other:
-        assert [ended.stdout.read().endswith("done\n") for ended in (one, other) if ended.stdout] == [True, True]
+    both = start(tmp_path, name), start(tmp_path, name)
+    assert [process.ends() for process in both] == [True, True]
     assert all(comparison.equal for comparison in verify(context, name))
     logged = delivery_log.read(context.tables, CONTRACT, name)
     assert logged is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import deltalake
@@ -14,7 +15,7 @@ from biocloud_assets.ingest.table_checks import check_tables, checks_of
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.steps import CheckResult, StepRequest
 from tests.ingest.deliveries import DELIVERY, record, write
-from tests.ingest.lakehouse import RUN, failed, ingest, step
+from tests.ingest.lakehouse import RUN, context_at, failed, ingest, step
 
 LATER = "2026-02-28-06:00:00"
 
@@ -24,12 +25,21 @@ def alter(context: IngestContext, table: str, **values: str) -> None:
     deltalake.DeltaTable(context.lake.uri(f"raw/dsi/{table}")).update(updates=values)
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A landing zone with two deliveries, and a lake into which they are ingested."""
+    root = tmp_path_factory.mktemp("prepared")
+    write(root / "in", sensor=[record("sensor"), record("sensor", id="sensor-2")])
+    write(root / "in", LATER)
+    ingest(context_at(root), DELIVERY, LATER)
+    return root
+
+
 @pytest.fixture
-def ingested(context: IngestContext, tmp_path: Path) -> IngestContext:
-    write(tmp_path / "in", sensor=[record("sensor"), record("sensor", id="sensor-2")])
-    write(tmp_path / "in", LATER)
-    ingest(context, DELIVERY, LATER)
-    return context
+def ingested(prepared: Path, tmp_path: Path) -> IngestContext:
+    """A copy of them, which a test may change."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return context_at(tmp_path)
 
 
 def check(context: IngestContext, name: str, delivery: str | None = DELIVERY) -> CheckResult:

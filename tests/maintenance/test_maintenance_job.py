@@ -15,7 +15,7 @@ from biocloud_assets.launch.results import asset_key
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.run_step import main
 from biocloud_assets.settings import Settings
-from tests.cli.biocloud import Biocloud
+from tests.cli.biocloud import BiocloudHere
 from tests.ingest.deliveries import DELIVERY, write
 from tests.ingest.lakehouse import context_at, ingest, versions
 from tests.maintenance import old_files
@@ -115,7 +115,7 @@ def test_the_script_on_a_cluster_does_it_without_dagster(root: Path, capsys: pyt
 
 
 def test_the_command_prints_a_table_and_shows_the_outcome_in_the_ui(root: Path, tmp_path: Path) -> None:
-    biocloud = Biocloud(tmp_path / "home", BIOCLOUD_LAKE_ROOT=f"{root}/out")
+    biocloud = BiocloudHere(tmp_path / "home", BIOCLOUD_LAKE_ROOT=f"{root}/out")
     orphan = leave_orphan(root)
     printed = biocloud("maintain", "--dry-run")
     assert orphan.exists()
@@ -130,4 +130,4 @@ def test_the_command_prints_a_table_and_shows_the_outcome_in_the_ui(root: Path, 
     assert record.asset_observation is not None
     assert record.asset_observation.metadata["reclaimed_bytes"].value == 10
     assert "expected at least 7 days" in biocloud("maintain", "--days", "3", code=2)
-    assert "There is no table" in Biocloud(tmp_path / "other")("maintain")
+    assert "There is no table" in BiocloudHere(tmp_path / "other")("maintain")

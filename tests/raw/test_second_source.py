@@ -101,82 +101,84 @@ CONTRACT = Contract(
 )
 '''
 
-_DELIVER = """
-import sys
+_PROGRAM = """
+import json, sys
 from datetime import UTC, datetime
 from pathlib import Path
-import pyarrow as pa, pyarrow.parquet as pq
-from biocloud_assets.raw.birds.contract import CONTRACT
-from biocloud_assets.schema import arrow_schema
-began = datetime(2026, 5, 1, 6, tzinfo=UTC)
-owl = {"species": "Bubo bubo", "count": 2, "seen_from": "S1"}
-records = {
-    "station": [{"code": "S1", "position": {"lat": 52.1, "lon": 4.5}}, {"code": "S2", "position": None}],
-    "visit": [
-        {"number": 1, "station_code": "S1", "began_at": began, "sightings": [owl, owl]},
-        {"number": 2, "station_code": "S2", "began_at": None, "sightings": []},
-        {"number": 3, "station_code": sys.argv[3], "began_at": None, "sightings": None},
-    ],
-}
-for name, rows in records.items():
-    folder = Path(sys.argv[1], "birds", sys.argv[2], name)
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows, arrow_schema(CONTRACT.folder(name))), folder / "part-0.parquet")
-"""
-
-_DEFINED = """
-import json, sys
-from biocloud_assets.definitions import defs
-repository = defs.get_repository_def()
-graph = repository.asset_graph
-print(json.dumps({
-    "assets": {
-        key.to_user_string(): {
-            "group": graph.get(key).group_name,
-            "owners": list(graph.get(key).owners),
-            "parents": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
-            "partitions": getattr(graph.get(key).partitions_def, "name", None),
-            "pools": sorted(graph.get(key).pools or ()),
-        }
-        for key in graph.get_all_asset_keys()
-    },
-    "checks": sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in graph.asset_check_keys),
-    "jobs": [job.name for job in repository.get_all_jobs()],
-    "sensors": [sensor.name for sensor in repository.sensor_defs],
-}))
-"""
-
-_INGEST = """
-import json, logging, sys
 import dagster as dg
-from biocloud_assets.definitions import build_definitions
+import pyarrow as pa, pyarrow.parquet as pq
+from biocloud_assets.definitions import build_definitions, defs
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import open_context
 from biocloud_assets.ingest.verify import verify
 from biocloud_assets.raw.birds.contract import CONTRACT
+from biocloud_assets.schema import arrow_schema
 from biocloud_assets.settings import Settings
-settings, delivery = Settings.load(), sys.argv[1]
-with dg.DagsterInstance.ephemeral() as instance:
-    instance.add_dynamic_partitions("birds_delivery", [delivery])
-    result = build_definitions(settings).resolve_job_def("birds_raw").execute_in_process(
-        instance=instance, partition_key=delivery, raise_on_error=False,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+settings = Settings.load()
+
+def defined():
+    repository = defs.get_repository_def()
+    graph = repository.asset_graph
+    return {
+        "assets": {
+            key.to_user_string(): {
+                "group": graph.get(key).group_name,
+                "owners": list(graph.get(key).owners),
+                "parents": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+                "partitions": getattr(graph.get(key).partitions_def, "name", None),
+                "pools": sorted(graph.get(key).pools or ()),
+            }
+            for key in graph.get_all_asset_keys()
+        },
+        "checks": sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in graph.asset_check_keys),
+        "jobs": [job.name for job in repository.get_all_jobs()],
+        "sensors": [sensor.name for sensor in repository.sensor_defs],
+    }
+
+def deliver(delivery, station):
+    began = datetime(2026, 5, 1, 6, tzinfo=UTC)
+    owl = {"species": "Bubo bubo", "count": 2, "seen_from": "S1"}
+    records = {
+        "station": [{"code": "S1", "position": {"lat": 52.1, "lon": 4.5}}, {"code": "S2", "position": None}],
+        "visit": [
+            {"number": 1, "station_code": "S1", "began_at": began, "sightings": [owl, owl]},
+            {"number": 2, "station_code": "S2", "began_at": None, "sightings": []},
+            {"number": 3, "station_code": station, "began_at": None, "sightings": None},
+        ],
+    }
+    for name, rows in records.items():
+        folder = Path(settings.landing, "birds", delivery, name)
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, arrow_schema(CONTRACT.folder(name))), folder / "part-0.parquet")
+
+def ingest(delivery):
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("birds_delivery", [delivery])
+        result = build_definitions(settings).resolve_job_def("birds_raw").execute_in_process(
+            instance=instance, partition_key=delivery, raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        materialized = [e.asset_key.to_user_string() for e in result.get_asset_materialization_events()]
+        checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+        failed = [f"{check.asset_key.to_user_string()}:{check.check_name}" for check in checks]
+    context = open_context(
+        CONTRACT, landing_root=settings.landing, lake_root=settings.lake, engine="sail", s3_endpoint=None, catalog=None
     )
-    materialized = [e.asset_key.to_user_string() for e in result.get_asset_materialization_events()]
-    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    failed = [f"{check.asset_key.to_user_string()}:{check.check_name}" for check in checks]
-context = open_context(
-    CONTRACT, landing_root=settings.landing, lake_root=settings.lake, engine="sail", s3_endpoint=None, catalog=None
-)
-logged = delivery_log.read(context.tables, CONTRACT, delivery)
-print(json.dumps({
-    "success": result.success,
-    "materialized": sorted(materialized),
-    "failed": failed,
-    "rows": logged["rows"],
-    "version": logged["contract_version"],
-    "equal": [comparison.equal for comparison in verify(context, delivery)],
-}))
+    logged = delivery_log.read(context.tables, CONTRACT, delivery)
+    return {
+        "success": result.success,
+        "materialized": sorted(materialized),
+        "failed": failed,
+        "rows": logged["rows"],
+        "version": logged["contract_version"],
+        "equal": [comparison.equal for comparison in verify(context, delivery)],
+    }
+
+found = {"defined": defined()}
+for key, delivery, station in (("valid", "2026-05-02-06:00:00", "S2"), ("dangling", "2026-05-03-06:00:00", "S9")):
+    deliver(delivery, station)
+    found[key] = ingest(delivery)
+print(json.dumps(found))
 """
 
 
@@ -209,13 +211,15 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def last_line(printed: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(printed.splitlines()[-1])
+@pytest.fixture(scope="module")
+def found(copy: Path) -> dict[str, Any]:
+    """What is defined in the copy, and what came of a valid delivery and of one with a dangling reference."""
+    document: dict[str, Any] = json.loads(run(copy, "-c", _PROGRAM).splitlines()[-1])
     return document
 
 
-def test_its_assets_checks_job_and_sensors_are_defined(copy: Path) -> None:
-    found = last_line(run(copy, "-c", _DEFINED))
+def test_its_assets_checks_job_and_sensors_are_defined(found: dict[str, Any]) -> None:
+    found = found["defined"]
     assets = found["assets"]
     assert {name for name in assets if "/birds/" in name} == BIRDS
     assert assets["raw/birds/visit_sighting"] == {
@@ -251,9 +255,14 @@ def test_it_gets_a_docs_page(copy: Path) -> None:
     assert (copy / "docs/data-architecture/raw/dsi.md").read_text() == docs.page(DSI), "that of the first is as before"
 
 
+@pytest.fixture(scope="module")
+def exported(copy: Path) -> None:
+    run(copy, "-m", "biocloud_assets.cli", "airflow", "export")
+
+
+@pytest.mark.usefixtures("exported")
 @pytest.mark.parametrize("environment", ["development", "production"])
 def test_its_dags_are_exported(copy: Path, environment: str) -> None:
-    run(copy, "-m", "biocloud_assets.cli", "airflow", "export", "--env", environment)
     folder = copy / "airflow_export" / environment / "dags"
     for name in ("birds_raw", "birds_deliveries"):
         compile((folder / f"{name}.py").read_text(), f"{name}.py", "exec")
@@ -266,11 +275,8 @@ def test_its_dags_are_exported(copy: Path, environment: str) -> None:
         assert (folder / path.name).read_text() == path.read_text(), "those of the first are as before"
 
 
-def test_a_delivery_of_it_is_ingested_by_its_job_and_equal_to_its_tables(copy: Path) -> None:
-    delivery = "2026-05-02-06:00:00"
-    run(copy, "-c", _DELIVER, str(copy / "in"), delivery, "S2")
-    found = last_line(run(copy, "-c", _INGEST, delivery))
-    assert found == {
+def test_a_delivery_of_it_is_ingested_by_its_job_and_equal_to_its_tables(found: dict[str, Any]) -> None:
+    assert found["valid"] == {
         "success": True,
         "materialized": sorted(BIRDS),
         "failed": [],
@@ -280,9 +286,6 @@ def test_a_delivery_of_it_is_ingested_by_its_job_and_equal_to_its_tables(copy: P
     }
 
 
-def test_its_references_are_checked(copy: Path) -> None:
-    delivery = "2026-05-03-06:00:00"
-    run(copy, "-c", _DELIVER, str(copy / "in"), delivery, "S9")
-    found = last_line(run(copy, "-c", _INGEST, delivery))
-    assert found["success"]
-    assert sorted(found["failed"]) == ["landing/birds/visit:plausible", "raw/birds/visit:references"]
+def test_its_references_are_checked(found: dict[str, Any]) -> None:
+    assert found["dangling"]["success"]
+    assert sorted(found["dangling"]["failed"]) == ["landing/birds/visit:plausible", "raw/birds/visit:references"]
