@@ -13,6 +13,7 @@ import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -471,7 +472,7 @@ def pinned(libraries: list[str], lock: Path) -> list[str]:
         SettingsError: there is no such file, or one of them isn't in it.
     """
     try:
-        packages = tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
+        versions = _locked_versions(lock.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
             str(lock),
@@ -479,7 +480,6 @@ def pinned(libraries: list[str], lock: Path) -> list[str]:
             found="no such file",
             hint="Run it where the repository is checked out.",
         ) from None
-    versions = {package["name"]: package.get("version") for package in packages}
     missing = [name for name in libraries if not versions.get(name)]
     if missing:
         raise SettingsError(
@@ -489,6 +489,12 @@ def pinned(libraries: list[str], lock: Path) -> list[str]:
             hint="Add them to pyproject.toml and run `uv lock`, or take them out of databricks/environments.yml.",
         )
     return [f"{name}=={versions[name]}" for name in libraries]
+
+
+@lru_cache(maxsize=1)  # it takes a quarter of a second, and every submission needs it
+def _locked_versions(lock: str) -> dict[str, str | None]:
+    """The version of each package of a uv.lock."""
+    return {package["name"]: package.get("version") for package in tomllib.loads(lock)["package"]}
 
 
 def schema() -> str:

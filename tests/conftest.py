@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-results", help="a folder for the results of tests/chaos, one JSON file for each test")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: three workers for two cores, because many tests wait for servers and processes."""
+    return max(2, (os.cpu_count() or 2) * 3 // 2)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for another one at the end."""
     longest = ("test_interrupt.py", "test_commands.py", "test_curated_sample.py", "test_dispatcher.py", "test_hooks.py")

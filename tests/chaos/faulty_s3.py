@@ -71,6 +71,7 @@ class FaultyS3:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a kept connection waits 40 ms between head and body
 
     def fault(self) -> str | None:
         raise NotImplementedError
