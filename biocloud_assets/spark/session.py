@@ -25,6 +25,9 @@ _SAIL_ENVIRONMENT = {
     "SAIL_EXECUTION__COLLECT_STATISTICS": "false",
     "SAIL_PARQUET__PRUNING": "false",
     "SAIL_PARQUET__ENABLE_PAGE_INDEX": "false",
+    # Its server ends a session that has sent no request for 15 minutes. One may wait longer than that, for the files of
+    # a large delivery to be read, or on a laptop that sleeps. It ends with this process, so a year is no loss.
+    "SAIL_SPARK__SESSION_TIMEOUT_SECS": "31536000",
     # Its actors warn about tasks that end with the server, and that `persist` does nothing.
     "RUST_LOG": "warn,sail_common::actor=error,sail_spark_connect=error",
 }
