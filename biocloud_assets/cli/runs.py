@@ -8,6 +8,7 @@ created here with the origin that the UI would give it. Check at Dagster 1.14 wh
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ MODULE = "biocloud_assets.definitions"
 """The module that `biocloud dev` and workspace.yaml load."""
 
 _REPOSITORY = "__repository__"  # how Dagster calls the repository of a `Definitions` object
+
+_PROCESS_TAG = "biocloud/process"
+"""The process that created a run. If it is killed before the run starts, no event of the run names it."""
 
 _RUN_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The command prints results itself; the events of the run are in Dagster's log."""
@@ -44,7 +48,7 @@ def create_run(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mappin
     return instance.create_run_for_job(
         job,
         run_config=_RUN_CONFIG,
-        tags={**job.tags, **tags},
+        tags={**job.tags, **tags, _PROCESS_TAG: str(os.getpid())},
         remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, _REPOSITORY), job.name),
     )
 
@@ -58,7 +62,7 @@ def execute(instance: dg.DagsterInstance, job: dg.JobDefinition, run: dg.Dagster
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark the runs whose process doesn't exist any more as failed, so that none keeps the status STARTED.
+    """Mark the runs whose process doesn't exist any more as failed, so that none looks as if it went on.
 
     Dagster does so itself only for the runs of a code server that is still up. A home belongs to one machine: the
     processes are looked for on this one.
@@ -66,13 +70,14 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     Returns:
         the identifiers of the runs.
     """
-    statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    closed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
-        process = _process_of(instance, run.run_id)
+    status, closed = dg.DagsterRunStatus, []
+    statuses = [status.NOT_STARTED, status.STARTING, status.STARTED, status.CANCELING]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses)):
+        run = record.dagster_run
+        process = _creator_of(record) if run.status is status.NOT_STARTED else _process_of(instance, run.run_id)
         if process is None or process.exists():
             continue
-        if run.status is dg.DagsterRunStatus.CANCELING:
+        if run.status is status.CANCELING:
             instance.report_run_canceled(run, message=f"The process of this run, {process.pid}, has ended.")
         else:
             instance.report_run_failed(run, message=f"The process of this run, {process.pid}, was killed.")
@@ -99,6 +104,16 @@ class _Process:
 
 _CLOCK_SECONDS = 2
 """By how much the start of a process may seem to be later than it was."""
+
+
+def _creator_of(record: dg.RunRecord) -> _Process | None:
+    """The command that created a run that hasn't started; None if it wasn't a command."""
+    run = record.dagster_run
+    pid = run.tags.get(_PROCESS_TAG)
+    # A re-execution from the UI has the tags of its parent.
+    if pid is None or run.parent_run_id is not None:
+        return None
+    return _Process(int(pid), record.create_timestamp.timestamp())
 
 
 def _process_of(instance: dg.DagsterInstance, run_id: str) -> _Process | None:
