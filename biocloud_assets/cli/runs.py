@@ -70,7 +70,8 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     Returns:
         the identifiers of the runs.
     """
-    status, closed = dg.DagsterRunStatus, []
+    status = dg.DagsterRunStatus
+    closed = []
     statuses = [status.NOT_STARTED, status.STARTING, status.STARTED, status.CANCELING]
     for record in instance.get_run_records(dg.RunsFilter(statuses=statuses)):
         run = record.dagster_run

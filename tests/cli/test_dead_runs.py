@@ -19,8 +19,10 @@ def test_a_run_that_was_created_and_never_started_has_failed_if_its_command_is_g
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         child = os.fork()
         if child == 0:
-            create_run(instance, job, {})
-            os._exit(0)
+            try:
+                create_run(instance, job, {})
+            finally:
+                os._exit(0)  # whatever happens, the child must not go on with the tests
         os.waitpid(child, 0)
         (killed,) = instance.get_runs()
         going_on = create_run(instance, job, {})
