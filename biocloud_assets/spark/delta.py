@@ -37,6 +37,9 @@ _CONFLICT = re.compile(
     # Delta on a JVM: io.delta.exceptions.*, and the error classes of newer versions
     r"|Concurrent(Append|DeleteRead|DeleteDelete|Transaction|Write|Modification)Exception|DELTA_CONCURRENT_\w+"
     r"|ProtocolChangedException|MetadataChangedException|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
+    # Sail 0.7 lists the log from the last checkpoint on. If another commit wrote that checkpoint after Sail had found
+    # the version that it reads, it misses the commits before.
+    r"|Missing commit file: expected version \d+, found \d+"
 )
 """The messages of a commit that lost against another one and can be repeated."""
 

@@ -256,6 +256,7 @@ def test_something_that_already_exists_is_no_conflict(message: str) -> None:
         "[DELTA_METADATA_CHANGED] The metadata of the Delta table has been changed by a concurrent update",
         "io.delta.exceptions.ProtocolChangedException: The protocol version of the Delta table has been changed",
         "Version 12 already exists",
+        "Missing commit file: expected version 0, found 8",
     ],
 )
 def test_the_messages_of_delta_on_a_jvm_are_conflicts(message: str) -> None:
