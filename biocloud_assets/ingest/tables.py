@@ -21,6 +21,7 @@ from biocloud_assets.schema import DELIVERY_COLUMN, Table, spark_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
 
 _WRITERS = 2
 """How many tables are written at the same time. Each write uses all cores for its larger part."""
@@ -53,10 +54,13 @@ def writing_tables(
         return
     addresses = [context.contract.address(table) for table in (*tables, context.contract.log)]
     _ = context.spark  # started here, before any thread needs it
-    delta.require_writable(context.tables, context.lake, addresses, context.engine)
+    existing = delta.require_writable(context.tables, context.lake, addresses, context.engine)
     _remove_if_source_changed(context, inspection)
     pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
-    writes = {pool.submit(_write, context, inspection, table): table for table in tables}
+    writes = {
+        pool.submit(_write, context, inspection, table, existing.get(context.contract.address(table))): table
+        for table in tables
+    }
 
     def written() -> Iterator[Table]:
         for write in as_completed(writes):
@@ -69,7 +73,7 @@ def writing_tables(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write(context: IngestContext, inspection: Inspection, table: Table) -> None:
+def _write(context: IngestContext, inspection: Inspection, table: Table, existing: StructType | None) -> None:
     from biocloud_assets.spark import delta
 
     delta.replace_partition(
@@ -82,6 +86,7 @@ def _write(context: IngestContext, inspection: Inspection, table: Table) -> None
         inspection.delivery,
         catalog=context.catalog,
         reader=context.tables,
+        existing=existing,
     )
 
 

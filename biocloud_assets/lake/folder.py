@@ -24,6 +24,13 @@ def _is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(_PARTIAL)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 class FolderLake(DataLake):
     """A lake in a folder of this machine, or of a file system that is mounted in it."""
 
@@ -69,8 +76,10 @@ class FolderLake(DataLake):
             stat = folder.stat()
             if (stat.st_dev, stat.st_ino) in above:
                 return
-            # In the order of whole paths, as in S3: a folder's name goes on with "/".
-            names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
+            # In the order of whole paths, as in S3: a folder's name goes on with "/". `scandir` says what an entry is
+            # without another system call.
+            with os.scandir(folder) as entries:
+                names = sorted(f"{entry.name}/" if _is_folder(entry) else entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:

@@ -70,7 +70,9 @@ _WRITABLE_FEATURES: dict[Engine, frozenset[str]] = {
 """The table features with which an engine can write a table, for those that can't write all. Tried with Sail 0.7.2."""
 
 
-def require_writable(reader: TableReader, lake: DataLake, paths: Collection[str], engine: Engine) -> None:
+def require_writable(
+    reader: TableReader, lake: DataLake, paths: Collection[str], engine: Engine
+) -> dict[str, StructType]:
     """Refuse tables that can't be written, before anything is written.
 
     Args:
@@ -79,11 +81,15 @@ def require_writable(reader: TableReader, lake: DataLake, paths: Collection[str]
         paths: the paths of the tables in it; one that doesn't exist will be created.
         engine: what will write them.
 
+    Returns:
+        the schemas of those that exist, by path.
+
     Raises:
         TableError: a table has a table feature that the engine can't write, or delta-rs can't read; or the catalog has
             a table of that name at another place.
     """
     writable = _WRITABLE_FEATURES.get(engine)
+    schemas = {}
     for path in paths:
         found = reader.detail(path)
         if found is None:
@@ -99,6 +105,8 @@ def require_writable(reader: TableReader, lake: DataLake, paths: Collection[str]
             raise delta_log.unsupported(lake.uri(path), refused, "delta-rs")
         if writable is not None and (refused := found.features - writable):
             raise delta_log.unsupported(lake.uri(path), refused, f"the engine {engine}")
+        schemas[path] = found.schema
+    return schemas
 
 
 def _bare(address: str) -> str:
@@ -117,6 +125,7 @@ def replace_partition(
     *,
     catalog: str | None = None,
     reader: TableReader | None = None,
+    existing: StructType | None = None,
 ) -> None:
     """Replace exactly the rows of one partition, in one commit. The same rows twice leave the same table.
 
@@ -131,12 +140,13 @@ def replace_partition(
         value: the partition's value.
         catalog: the catalog of Unity Catalog that has the table, if there is one.
         reader: reads the table's schema; by default delta-rs, which takes a tenth of the time of asking the engine.
+        existing: the schema that the table has, if the caller has read it; None to read it here.
 
     Raises:
         TableError: the existing table has other columns or types. Nothing was written.
     """
     reader = reader or DeltaRsReader(lake)
-    _retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column, catalog, reader))
+    _retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column, catalog, reader, existing))
     new = _empty(spark, schema) if rows is None else rows.withColumn(column, F.lit(value)).select(*schema.names)
     if catalog is not None:
         # Not `saveAsTable` with `replaceWhere`: Sail 0.7 overwrites the whole table then.
@@ -193,10 +203,11 @@ def _ensure_table(
     column: str,
     catalog: str | None,
     reader: TableReader,
+    existing: StructType | None,
 ) -> None:
     """Create the table if there is none; add the columns that it lacks; refuse one of other types."""
     uri = lake.uri(path)
-    existing = reader.schema(path)
+    existing = existing or reader.schema(path)
     if existing is None:
         _create(spark, lake, path, schema, column, catalog)
         existing = reader.schema(path)

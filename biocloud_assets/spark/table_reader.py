@@ -18,6 +18,7 @@ from biocloud_assets.spark import delta_log
 from biocloud_assets.spark.delta_log import Partition
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
@@ -29,10 +30,12 @@ class Detail:
     Attributes:
         location: the address of its files.
         features: the table features of its protocol, without those of the legacy versions.
+        schema: its columns.
     """
 
     location: str
     features: frozenset[str]
+    schema: StructType
 
 
 class TableReader(Protocol):
@@ -97,14 +100,12 @@ class DeltaRsReader:
         return delta_log.version(self.lake, path)
 
     def schema(self, path: str) -> StructType | None:
-        from pyspark.sql.types import StructType
-
         table = delta_log.open_table(self.lake, path)
-        return None if table is None else StructType.fromJson(delta_log.schema(table))
+        return None if table is None else _schema(table)
 
     def detail(self, path: str) -> Detail | None:
         table = delta_log.open_table(self.lake, path)
-        return None if table is None else Detail(self.lake.uri(path), delta_log.features(table))
+        return None if table is None else Detail(self.lake.uri(path), delta_log.features(table), _schema(table))
 
     def partition_values(self, path: str, column: str) -> set[str]:
         return delta_log.partition_values(self.lake, path, column)
@@ -148,7 +149,8 @@ class EngineReader:
         if not self.exists(path):
             return None
         (row,) = self.get_session().sql(f"DESCRIBE DETAIL {self._name(path)}").collect()
-        return Detail(row["location"], frozenset(row["tableFeatures"] or ()) - delta_log.LEGACY_FEATURES)
+        features = frozenset(row["tableFeatures"] or ()) - delta_log.LEGACY_FEATURES
+        return Detail(row["location"], features, self._table(path).schema)
 
     def partition_values(self, path: str, column: str) -> set[str]:
         if not self.exists(path):
@@ -194,6 +196,12 @@ def table_name(path: str, catalog: str) -> str:
 def quoted_name(path: str, catalog: str) -> str:
     """The name of a table in Unity Catalog, quoted for SQL."""
     return ".".join(f"`{part}`" for part in table_name(path, catalog).split("."))
+
+
+def _schema(table: DeltaTable) -> StructType:
+    from pyspark.sql.types import StructType
+
+    return StructType.fromJson(delta_log.schema(table))
 
 
 def _to_dicts(frame: DataFrame) -> list[dict[str, Any]]:

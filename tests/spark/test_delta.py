@@ -369,7 +369,7 @@ class _Elsewhere(table_reader.DeltaRsReader):
     """A catalog in which a table of the name is at another place."""
 
     def detail(self, path: str) -> table_reader.Detail | None:
-        return table_reader.Detail("s3://other/lake/raw/test/table", frozenset())
+        return table_reader.Detail("s3://other/lake/raw/test/table", frozenset(), SCHEMA)
 
 
 def test_a_table_that_the_catalog_has_at_another_place_is_refused(lake: DataLake) -> None:
