@@ -30,6 +30,20 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_one_benchmark_runs_by_its_name_and_renews_its_part_of_the_document(tmp_path: Path) -> None:
+    assert "files" in run(tmp_path, "corpus", "--count", "10", "--write")
+    found = load(tmp_path / "results.json")["corpus"]
+    assert found.figures["failures"] == 0
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert text.count("\n## ") == 3, text  # goals, this benchmark, machine
+
+
+def test_a_benchmark_without_write_leaves_the_document_as_it_is(tmp_path: Path) -> None:
+    run(tmp_path, "corpus", "--count", "10")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.large
+def test_the_benchmark_of_writers_measures_each_of_them(tmp_path: Path) -> None:
     options = ["--results", "20", "--runs", "1", "--where", "local", "--contenders", "sail"]
     printed = run(tmp_path, "unnest", *options, "--write")
     assert "20 results, local disk" in printed
@@ -38,15 +52,7 @@ def test_one_benchmark_runs_by_its_name_and_renews_its_part_of_the_document(tmp_
     assert contenders == {"sail", "floor"}
     assert found.figures["20.local.biocloud.wall"] > found.figures["20.local.sail.wall"]
     assert found.figures["20.local.biocloud.written"] > 0
-    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    assert "## Un-nest and write" in text
-    assert "## Start" not in text
     assert (tmp_path / "images" / "benchmarks-unnest-20-local.svg").exists()
-
-
-def test_a_benchmark_without_write_leaves_the_document_as_it_is(tmp_path: Path) -> None:
-    assert "files" in run(tmp_path, "corpus", "--count", "10")
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_document_shows_each_goal_with_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
