@@ -37,11 +37,11 @@ _CONFLICT = re.compile(
     # Delta on a JVM: io.delta.exceptions.*, and the error classes of newer versions
     r"|Concurrent(Append|DeleteRead|DeleteDelete|Transaction|Write|Modification)Exception|DELTA_CONCURRENT_\w+"
     r"|ProtocolChangedException|MetadataChangedException|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
-    # Sail 0.7 lists the log from the last checkpoint on. If another commit wrote that checkpoint after Sail had found
-    # the version that it reads, it misses the commits before.
+    # Sail 0.7 lists a log from its last checkpoint on. If that is newer than the version that it reads, because another
+    # commit came meanwhile, it misses the commits before.
     r"|Missing commit file: expected version \d+, found \d+"
 )
-"""The messages of a commit that lost against another one and can be repeated."""
+"""The messages of what another commit has disturbed, and what can be repeated."""
 
 _ATTEMPTS = 12
 
@@ -146,15 +146,15 @@ def replace_partition(
         TableError: the existing table has other columns or types. Nothing was written.
     """
     reader = reader or DeltaRsReader(lake)
-    _retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column, catalog, reader, existing))
+    retry_conflicts(lambda: _ensure_table(spark, lake, path, schema, column, catalog, reader, existing))
     new = _empty(spark, schema) if rows is None else rows.withColumn(column, F.lit(value)).select(*schema.names)
     if catalog is not None:
         # Not `saveAsTable` with `replaceWhere`: Sail 0.7 overwrites the whole table then.
         by_name, condition = new.writeTo(quoted_name(path, catalog)), F.col(column) == F.lit(value)
-        _retry_conflicts(lambda: by_name.overwrite(condition))
+        retry_conflicts(lambda: by_name.overwrite(condition))
         return
     write = new.write.format("delta").mode("overwrite").option("replaceWhere", f"{column} = '{_escaped(value)}'")
-    _retry_conflicts(lambda: write.save(lake.uri(path)))
+    retry_conflicts(lambda: write.save(lake.uri(path)))
 
 
 def read_table(
@@ -282,8 +282,18 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
-def _retry_conflicts(action: Callable[[], _T]) -> _T:
-    """Repeat a commit, after a random pause, as long as another one came first."""
+def retry_conflicts(action: Callable[[], _T]) -> _T:
+    """Repeat an action, after a random pause, as long as another commit disturbs it.
+
+    Args:
+        action: something that can be repeated as a whole.
+
+    Returns:
+        what the action returns.
+
+    Raises:
+        Exception: that of the action, if it is no conflict or at the last attempt.
+    """
     return Retrying(
         retry=retry_if_exception(is_conflict),
         wait=wait_random_exponential(multiplier=0.1, max=5),

@@ -23,6 +23,7 @@ from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.snapshot import current_rows, take_snapshot
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
+from biocloud_assets.spark import delta
 from biocloud_assets.steps import Materialization, Observation, StepRequest, Value
 
 if TYPE_CHECKING:
@@ -102,10 +103,15 @@ def publish(context: IngestContext, curated: DataLake, run_date: date | str, *, 
         LakeError: a file can't be read, written or deleted.
     """
     day = paths.parse_run_date(run_date)
-    state = take_snapshot(context.tables, CONTRACT, day)
-    frame = observations({name: current_rows(context, state, CONTRACT.table(name)) for name in SOURCES})
-    published = publish_rows(curated, day, _rows(frame), dry_run=dry_run)
-    return replace(published, deliveries=state.deliveries, log_version=state.log_version)
+
+    def publish_now() -> Publication:
+        state = take_snapshot(context.tables, CONTRACT, day)
+        frame = observations({name: current_rows(context, state, CONTRACT.table(name)) for name in SOURCES})
+        published = publish_rows(curated, day, _rows(frame), dry_run=dry_run)
+        return replace(published, deliveries=state.deliveries, log_version=state.log_version)
+
+    # Sail can't read most versions that are older than a table's latest checkpoint: then from a new snapshot.
+    return delta.retry_conflicts(publish_now)
 
 
 def _rows(frame: DataFrame) -> Iterator[dict[str, Any]]:

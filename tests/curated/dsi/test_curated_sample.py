@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import shutil
 import sys
 import warnings
 from dataclasses import replace
@@ -23,12 +24,13 @@ from biocloud_assets.curated.dsi.sensors import VERSION_TAG
 from biocloud_assets.definitions import build_definitions
 from biocloud_assets.errors import LakeError, RunDateError, TableError
 from biocloud_assets.ingest.context import FILES, IngestContext
-from biocloud_assets.ingest.snapshot import take_snapshot
+from biocloud_assets.ingest.snapshot import Snapshot, take_snapshot
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.resources import LakehouseResource
 from biocloud_assets.sample import land_bundled
 from biocloud_assets.settings import Settings
+from biocloud_assets.spark import delta_log
 from biocloud_assets.spark.table_reader import DeltaRsReader
 from tests.curated.dsi.curated_lake import assert_manifests_match, contents, published
 from tests.ingest.lakehouse import context_at, ingest
@@ -177,6 +179,30 @@ def test_from_a_lake_in_s3(s3_root: str, s3_server: str, sample: tuple[IngestCon
     curated = DataLake.at(f"{s3_root}/curated", endpoint=s3_server)
     publication = step.publish(there, curated, "2023-02-07")
     assert (publication.rows, publication.deliveries) == (513, context.landing.list("dsi").folders)
+
+
+def test_a_day_is_published_though_a_table_gets_a_checkpoint_meanwhile(
+    sample: tuple[IngestContext, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sail can't read the snapshot then."""
+    lake = DataLake.at(str(tmp_path / "lake"))
+    shutil.copytree(sample[0].lake.root, lake.root)
+    there = replace(sample[0], lake=lake, files=lake.below(FILES), tables=DeltaRsReader(lake))
+    taken: list[Snapshot] = []
+
+    def take(*arguments: Any) -> Snapshot:
+        taken.append(take_snapshot(*arguments))
+        if len(taken) == 1:
+            sensor = delta_log.open_table(lake, "raw/dsi/sensor")
+            assert sensor is not None
+            sensor.alter.set_table_description("another commit")
+            sensor.create_checkpoint()
+        return taken[-1]
+
+    monkeypatch.setattr(step, "take_snapshot", take)
+    assert step.publish(there, DataLake.at(str(tmp_path / "curated")), "2023-02-07").rows == 513
+    first, second = (one.versions["sensor"] for one in taken)
+    assert second == first + 1
 
 
 # --- Dagster ----------------------------------------------------------------------------------------------------------
