@@ -3,4 +3,4 @@
 The folders mirror the data architecture: the contract of the tables `raw/dsi/…` is in `raw/dsi/`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
