@@ -66,7 +66,7 @@ class IngestContext:
 
     @cached_property
     def staging(self) -> DataLake:
-        """Where normalised copies of files are kept while a delivery is ingested."""
+        """The folder that holds the steps' normalised copies of files; see `ingest.staging`."""
         return self.files.below("staging")
 
     def read_table(self, table: Table, *, version: int | None = None) -> DataFrame:

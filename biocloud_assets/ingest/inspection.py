@@ -16,6 +16,7 @@ from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.delivery import DeliveryFiles
 from biocloud_assets.ingest.reader import read_delivery
 from biocloud_assets.ingest.violations import Inspection, SourceFile, Violation, ViolationKind, errors_first
+from biocloud_assets.lake import DataLake
 from biocloud_assets.schema import DELIVERY_COLUMN, Contract, Field, Folder, spark_read_schema, walk
 
 if TYPE_CHECKING:
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
 _EXAMPLES = 3
 
 
-def inspect(context: IngestContext, files: DeliveryFiles) -> Inspection:
-    """Find every violation of a delivery. The lake is only read, except for its staging folder.
+def inspect(context: IngestContext, files: DeliveryFiles, staging: DataLake) -> Inspection:
+    """Find every violation of a delivery. The lake is only read.
 
     Args:
         context: what the ingest works with.
         files: the delivery's files.
+        staging: where normalised copies of files go that aren't canonical, `staging.staging_folder`.
 
     Returns:
-        the violations, and the rows that each table must get. The files that weren't canonical have a normalised copy
-        in the staging folder; `reader.clear_staging` removes it.
+        the violations, and the rows that each table must get.
 
     Raises:
         TableError: the engine finds another number of rows in a folder than the files' footers.
     """
     context.start_engine()
-    inspection = read_delivery(context.landing, context.contract, files, staging=context.staging)
+    inspection = read_delivery(context.landing, context.contract, files, staging=staging)
     readable = {name: sources for name, sources in inspection.sources.items() if sources and _usable(sources)}
     if not readable:
         return inspection

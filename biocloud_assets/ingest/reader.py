@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from biocloud_assets.errors import LakeError
 from biocloud_assets.ingest.delivery import DeliveryFiles, delivery_path
 from biocloud_assets.ingest.file_reader import FileRead, FileReader
 from biocloud_assets.ingest.footers import PARQUET_MAGIC
@@ -41,8 +40,8 @@ def read_delivery(
         landing: the landing zone.
         contract: the contract.
         files: the delivery's files.
-        staging: where the normalised copies go, as `<source>/<delivery>/<folder>/part-NNNNN.parquet`. What is there of
-            an earlier run is removed first. Without it, nothing is written.
+        staging: where the normalised copies go, as `<source>/<delivery>/<folder>/part-NNNNN.parquet`. Without it,
+            nothing is written.
 
     Returns:
         the files with the addresses that the engine reads, all violations but those of keys that are repeated and of
@@ -51,8 +50,6 @@ def read_delivery(
     Raises:
         LakeError: the landing zone can't be read, or the staging folder can't be written.
     """
-    if staging is not None:
-        clear_staging(staging, contract, files.delivery)
     stop = threading.Event()
     several = len(files.all_files) >= pa.cpu_count()
     # One thread for each core: Arrow lets go of Python's lock while it decodes and computes.
@@ -91,23 +88,6 @@ def read_delivery(
                 rows[table] += count
     sources = {name: tuple(file.source for file in found if file.source) for name, found in results.items()}
     return Inspection(files, sources, errors_first(violations), rows)
-
-
-def clear_staging(staging: DataLake, contract: Contract, delivery: str) -> None:
-    """Remove a delivery's normalised copies, also those of a run that was killed; it is no error if there are none.
-
-    Raises:
-        LakeError: some could not be removed.
-    """
-    path = delivery_path(contract, delivery)
-    deletion = staging.delete_folder(path)
-    if deletion.failures:
-        raise LakeError(
-            staging.uri(path),
-            expected="an empty staging folder",
-            found=shown("; ".join(deletion.failures)),
-            hint="Check the permissions, then repeat.",
-        )
 
 
 def _listing_violations(landing: DataLake, contract: Contract, files: DeliveryFiles, folder: Folder) -> list[Violation]:

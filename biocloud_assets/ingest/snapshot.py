@@ -47,8 +47,9 @@ class Snapshot:
 def take_snapshot(tables: TableReader, contract: Contract, run_date: date) -> Snapshot:
     """Versions of all tables that hold the same deliveries completely.
 
-    A delivery is removed from the log before its tables change, and added again after. So if the log is the same before
-    and after the tables' versions are read, each of these versions holds every delivery of the log.
+    A delivery whose files have changed is removed from the log before its tables change, and added again after. So if
+    the log is the same before and after the tables' versions are read, each of these versions holds every delivery of
+    the log. One that is ingested again from the same files stays in the log, and its rows are replaced by the same.
 
     Args:
         tables: reads the tables' versions.

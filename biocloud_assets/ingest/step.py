@@ -20,7 +20,7 @@ from biocloud_assets.ingest import delivery_log, table_checks
 from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.delivery import delivery_path, list_delivery, require_delivery
 from biocloud_assets.ingest.inspection import inspect
-from biocloud_assets.ingest.reader import clear_staging
+from biocloud_assets.ingest.staging import staging_folder
 from biocloud_assets.ingest.tables import writing_tables
 from biocloud_assets.ingest.verify import compare
 from biocloud_assets.ingest.violations import Inspection, Violation
@@ -83,8 +83,8 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
         SettingsError: an address or a check is not of this contract.
         DeliveryNameError: the delivery's name is missing or wrong, or there is no delivery of that name.
         DeliveryRefusedError: the delivery breaks the contract; nothing was written.
-        TableError: a table has other columns or types, a blocking check of a table failed, or the log alone is selected
-            and a table holds an earlier state of the delivery. A delivery that is new or has changed is not in the log
+        TableError: a table has other columns or types; nothing was written. Or a blocking check of a table failed, or
+            the log alone is selected and a table holds an earlier state of the delivery; the delivery is not in the log
             then.
         LakeError: the landing zone or the lake can't be read or written, or the files of the delivery have changed
             since they were listed. In the second case the delivery is not in the log.
@@ -105,8 +105,8 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
         yield from _check_without_writing(context, selection, request.delivery)
         return
     files = require_delivery(context.landing, contract, request.delivery)
-    try:
-        inspection = inspect(context, files)
+    with staging_folder(context.staging) as staging:
+        inspection = inspect(context, files, staging)
         if inspection.errors:
             yield from _folder_checks(contract, inspection, selection)
             raise DeliveryRefusedError(request.delivery, inspection.errors, inspection.files.fingerprint)
@@ -125,8 +125,6 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
         if selection.log:
             _compare_unwritten_tables(context, selection, inspection)
             yield _write_log(context, selection, inspection, run)
-    finally:
-        clear_staging(context.staging, contract, request.delivery)
 
 
 def _raise_if_source_changed(context: IngestContext, inspection: Inspection) -> None:
@@ -195,6 +193,8 @@ def _check_tables(context: IngestContext, selection: _Selection, inspection: Ins
             yield result
         if result.blocking and not result.passed:
             failed.append(result)
+    if failed and selection.tables and delivery_log.read(context.tables, contract, inspection.delivery) is not None:
+        delivery_log.remove(context, inspection.delivery)  # the rows that this step has written are wrong
     _raise_for(failed)
 
 

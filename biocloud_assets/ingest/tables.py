@@ -18,6 +18,7 @@ from biocloud_assets.ingest.inspection import read_records
 from biocloud_assets.ingest.unnest import source_fields, unnest
 from biocloud_assets.ingest.violations import Inspection
 from biocloud_assets.schema import DELIVERY_COLUMN, Table, spark_schema
+from biocloud_assets.spark.table_reader import DeltaRsReader
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -42,9 +43,8 @@ def writing_tables(
         an iterator over the tables, each as soon as it is written. When the block ends, nothing is being written.
 
     Raises:
-        TableError: a table has a feature that the engine can't write; nothing was written. Or a table has other columns
-            or types. Other tables may have been written. A delivery that is new or
-            has changed is not in the log then, and the next ingest replaces its rows.
+        TableError: a table has a feature that the engine can't write, or other columns or types, or the catalog has it
+            at another place. Nothing was written.
     """
     from biocloud_assets.spark import delta
 
@@ -52,9 +52,16 @@ def writing_tables(
     if not tables:
         yield iter(())
         return
-    addresses = [context.contract.address(table) for table in (*tables, context.contract.log)]
-    _ = context.spark  # started here, before any thread needs it
-    existing = delta.require_writable(context.tables, context.lake, addresses, context.engine)
+    schemas = {context.contract.address(table): spark_schema(table) for table in (*tables, context.contract.log)}
+    spark, catalog = context.spark, context.catalog  # the engine is started here, before any thread needs it
+    by_path = catalog is not None and isinstance(context.tables, DeltaRsReader)
+    existing = delta.require_writable(
+        context.tables,
+        context.lake,
+        schemas,
+        context.engine,
+        registered=(lambda path: delta.registered_location(spark, path, str(catalog))) if by_path else None,
+    )
     _remove_if_source_changed(context, inspection)
     pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
     writes = {

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.delivery import require_delivery
 from biocloud_assets.ingest.inspection import read_records
-from biocloud_assets.ingest.reader import clear_staging, read_delivery
+from biocloud_assets.ingest.reader import read_delivery
+from biocloud_assets.ingest.staging import staging_folder
 from biocloud_assets.ingest.unnest import renest
 from biocloud_assets.ingest.violations import Inspection, SourceFile
 from biocloud_assets.schema import DELIVERY_COLUMN, RESCUED_COLUMN, Folder, ListOf, Scalar, Struct
@@ -63,8 +64,7 @@ def verify(context: IngestContext, delivery: str) -> Iterator[Comparison]:
         DeliveryNameError: `delivery` is not the name of a delivery, or there is none of that name.
     """
     files = require_delivery(context.landing, context.contract, delivery)
-    staging = context.staging.below("verify")
-    try:
+    with staging_folder(context.staging) as staging:
         inspection = read_delivery(context.landing, context.contract, files, staging=staging)
         for folder in context.contract.folders:
             broken = [str(violation) for violation in inspection.errors if violation.folder == folder.name]
@@ -72,8 +72,6 @@ def verify(context: IngestContext, delivery: str) -> Iterator[Comparison]:
                 yield Comparison(folder.name, 0, 0, 0, 0, tuple(broken[:_EXAMPLES]))
             else:
                 yield compare(context, inspection, folder)
-    finally:
-        clear_staging(staging, context.contract, delivery)
 
 
 def compare(context: IngestContext, inspection: Inspection, folder: Folder) -> Comparison:

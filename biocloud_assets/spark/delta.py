@@ -12,7 +12,7 @@ partition overwrite is never used.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark.sql import functions as F
@@ -71,42 +71,71 @@ _WRITABLE_FEATURES: dict[Engine, frozenset[str]] = {
 
 
 def require_writable(
-    reader: TableReader, lake: DataLake, paths: Collection[str], engine: Engine
+    reader: TableReader,
+    lake: DataLake,
+    schemas: Mapping[str, StructType],
+    engine: Engine,
+    *,
+    registered: Callable[[str], str | None] | None = None,
 ) -> dict[str, StructType]:
     """Refuse tables that can't be written, before anything is written.
 
     Args:
         reader: reads what the tables are.
         lake: the lake.
-        paths: the paths of the tables in it; one that doesn't exist will be created.
+        schemas: what will be written, by the tables' paths in the lake; a table that doesn't exist will be created.
         engine: what will write them.
+        registered: returns the address at which a catalog has the table of a path, None if it has none; for a reader
+            that reads tables by their paths although they are written by their names.
 
     Returns:
-        the schemas of those that exist, by path.
+        the schemas of the tables that exist, by path.
 
     Raises:
-        TableError: a table has a table feature that the engine can't write, or delta-rs can't read; or the catalog has
-            a table of that name at another place.
+        TableError: a table has a table feature that the engine can't write, or delta-rs can't read; or other types, or
+            columns that aren't written; or the catalog has a table of that name at another place.
     """
     writable = _WRITABLE_FEATURES.get(engine)
-    schemas = {}
-    for path in paths:
+    existing = {}
+    for path, schema in schemas.items():
+        _check_place(lake, path, registered(path) if registered is not None else None)
         found = reader.detail(path)
         if found is None:
             continue
-        if _bare(found.location) != _bare(lake.uri(path)):
-            raise TableError(
-                f"the table of {path} in Unity Catalog",
-                expected=f"an external table at {lake.uri(path)}",
-                found=f"one at {found.location}",
-                hint="Nothing was written. Drop it, or set the lake's root of the environment to where it is.",
-            )
+        _check_place(lake, path, found.location)
         if refused := found.features & delta_log.UNREADABLE_FEATURES:
             raise delta_log.unsupported(lake.uri(path), refused, "delta-rs")
         if writable is not None and (refused := found.features - writable):
             raise delta_log.unsupported(lake.uri(path), refused, f"the engine {engine}")
-        schemas[path] = found.schema
-    return schemas
+        _check_columns(lake.uri(path), found.schema, schema)
+        existing[path] = found.schema
+    return existing
+
+
+def _check_place(lake: DataLake, path: str, location: str | None) -> None:
+    if location is not None and _bare(location) != _bare(lake.uri(path)):
+        raise TableError(
+            f"the table of {path} in Unity Catalog",
+            expected=f"an external table at {lake.uri(path)}",
+            found=f"one at {location}",
+            hint="Nothing was written. Drop it, or set the lake's root of the environment to where it is.",
+        )
+
+
+def registered_location(spark: SparkSession, path: str, catalog: str) -> str | None:
+    """The address at which a catalog has the table of a path; None if it has none.
+
+    Args:
+        spark: the session.
+        path: the table's path in the lake.
+        catalog: the name of the catalog.
+    """
+    name = quoted_name(path, catalog)
+    if not spark.catalog.tableExists(name):
+        return None
+    # Not DESCRIBE DETAIL, which Sail 0.7 doesn't have.
+    described = spark.sql(f"DESCRIBE TABLE EXTENDED {name}").where("col_name = 'Location'").collect()
+    return str(described[0]["data_type"])
 
 
 def _bare(address: str) -> str:
@@ -214,16 +243,15 @@ def _ensure_table(
         assert existing is not None, uri
     elif catalog is not None and not spark.catalog.tableExists(quoted_name(path, catalog)):
         _register(spark, lake, path, catalog)
-    common = [field.name for field in schema if field.name in existing.names]
-    _check_schema(uri, StructType([existing[n] for n in common]), StructType([schema[n] for n in common]))
-    if len(common) < len(schema):
+    _check_columns(uri, existing, schema)
+    if len(existing) < len(schema):
         columns = _empty(spark, schema).write.format("delta").mode("append").option("mergeSchema", "true")
         if catalog is None:
             columns.save(uri)
         else:
             columns.saveAsTable(quoted_name(path, catalog))
         existing = reader.schema(path) or existing
-    _check_schema(uri, existing, schema)
+        _check_columns(uri, existing, schema)
 
 
 def _create(
@@ -262,18 +290,20 @@ def _indexed_columns(schema: StructType, partition: str) -> list[str]:
     return [f.name for f in schema if f.dataType.typeName() in scalars and f.name != partition]
 
 
-def _check_schema(uri: str, found: StructType, expected: StructType) -> None:
+def _check_columns(uri: str, found: StructType, expected: StructType) -> None:
+    """Refuse a table with other types, or with columns that aren't expected; those that it lacks can be added."""
+
     def plain(type_: DataType) -> str:
         return type_.simpleString()
 
     wrong = {field.name: plain(field.dataType) for field in found}
     right = {field.name: plain(field.dataType) for field in expected}
-    if wrong != right:
-        names = [name for name in {**right, **wrong} if right.get(name) != wrong.get(name)]
+    names = [name for name in {**right, **wrong} if name in wrong and right.get(name) != wrong[name]]
+    if names:
         raise TableError(
             uri,
             expected=", ".join(f"{name}: {right.get(name, 'no such column')}" for name in names),
-            found=", ".join(f"{name}: {wrong.get(name, 'no such column')}" for name in names),
+            found=", ".join(f"{name}: {wrong[name]}" for name in names),
             hint="Nothing was written. Migrate the table, or move it away, first.",
         )
 

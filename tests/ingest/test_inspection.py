@@ -19,7 +19,7 @@ LATER = "2026-02-28-06:00:00"
 
 
 def inspected(context: IngestContext, delivery: str = DELIVERY) -> Inspection:
-    return inspect(context, list_delivery(context.landing, CONTRACT, delivery))
+    return inspect(context, list_delivery(context.landing, CONTRACT, delivery), context.staging.below("test"))
 
 
 def the_violation(inspection: Inspection) -> Violation:

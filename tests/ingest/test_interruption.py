@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
@@ -17,6 +18,7 @@ import pytest
 
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.staging import LONGEST_STEP
 from biocloud_assets.ingest.verify import verify
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.sample import synthetic
@@ -154,14 +156,28 @@ def test_an_ingest_that_is_killed_at_any_moment_is_repaired_by_the_next(
     assert delivery_log.ingested(killed.tables, CONTRACT) == {name}
 
 
-def test_the_copies_that_a_killed_ingest_has_left_are_removed_by_the_next(start: Start, tmp_path: Path) -> None:
+def test_the_copies_that_a_killed_ingest_has_left_are_removed_by_an_ingest_a_day_later(
+    start: Start, tmp_path: Path
+) -> None:
+    """Before, they may belong to a running one."""
     write(tmp_path / "in", sensor=table("sensor").append_column("battery", table("sensor")["name"]))
     context = context_at(tmp_path)
     start(tmp_path, DELIVERY, until="Materialization raw/dsi/").kill()
-    assert [path for path in written_files(context) if path.startswith("_files/staging/")]
+
+    def copies() -> list[str]:
+        return [path for path in written_files(context) if path.startswith("_files/staging/")]
+
+    left = copies()
+    assert left
     ingest(context, DELIVERY)
-    assert not [path for path in written_files(context) if path.startswith("_files/staging/")]
+    assert copies() == left, "its own ones are gone, and only these"
+    (folder,) = context.staging.list().folders
+    began = datetime.now(UTC) - LONGEST_STEP - timedelta(seconds=60)
+    Path(context.staging.root, folder).rename(Path(context.staging.root, f"{began:%Y%m%dT%H%M%SZ}-{'0' * 32}"))
+    ingest(context, DELIVERY)
+    assert copies() == []
     assert all(comparison.equal for comparison in verify(context, DELIVERY))
+    assert copies() == []
 
 
 def test_two_processes_can_ingest_into_one_lake(start: Start, landed: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from biocloud_assets.ingest.delivery import list_delivery
-from biocloud_assets.ingest.reader import clear_staging, read_delivery
+from biocloud_assets.ingest.reader import read_delivery
 from biocloud_assets.ingest.violations import Inspection, Violation, ViolationKind
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
@@ -199,31 +199,16 @@ def test_types_that_can_be_widened_are_cast(tmp_path: Path) -> None:
     assert row == plain.to_pylist()[0] | {"id": "item-2", "updated_at": None, "_rescued": None}
 
 
-def test_a_copy_is_written_beside_files_that_need_none_and_cleared_by_the_next_run(tmp_path: Path) -> None:
+def test_a_copy_is_written_beside_files_that_need_none(tmp_path: Path) -> None:
     odd = table("sensor", [record("sensor", id="s2")]).append_column("battery", pa.array([1.5]))
     write(tmp_path, sensor=[table("sensor"), odd])
     staging = tmp_path / "staging"
-    left = staging / "dsi" / DELIVERY / "sensor" / ".0123.partial"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"of a run that was killed")
     sources = inspected(tmp_path).sources["sensor"]
     assert [source.uri for source in sources] == [
         f"{tmp_path}/dsi/{DELIVERY}/sensor/part-0.parquet",
         f"{staging}/dsi/{DELIVERY}/sensor/part-00001.parquet",
     ]
-    assert [file.name for file in left.parent.iterdir()] == ["part-00001.parquet"]
-    write(tmp_path, sensor=[table("sensor"), table("sensor", [record("sensor", id="s2")])])
-    assert [source.rescued for source in inspected(tmp_path).sources["sensor"]] == [False, False]
-    assert not left.parent.exists()
-
-
-def test_clearing_a_staging_folder_twice_is_no_error(tmp_path: Path) -> None:
-    staging = DataLake.at(str(tmp_path / "staging"))
-    staging.write(f"dsi/{DELIVERY}/sensor/part-00000.parquet", b"")
-    staging.write("dsi/2026-01-30-06:00:00/sensor/part-00000.parquet", b"")
-    clear_staging(staging, CONTRACT, DELIVERY)
-    clear_staging(staging, CONTRACT, DELIVERY)
-    assert [file.path for file in staging.walk()] == ["dsi/2026-01-30-06:00:00/sensor/part-00000.parquet"]
+    assert [file.name for file in staging.rglob("*") if file.is_file()] == ["part-00001.parquet"]
 
 
 def test_without_a_staging_folder_nothing_is_written(tmp_path: Path) -> None:

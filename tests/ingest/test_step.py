@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,10 @@ from biocloud_assets import __version__
 from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError, LakeError, SettingsError, TableError
 from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.inspection import inspect
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.ingest.verify import verify
+from biocloud_assets.ingest.violations import Inspection
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.schema import DELIVERY_COLUMN, arrow_type
@@ -133,6 +136,49 @@ def test_a_delivery_that_changes_while_it_is_ingested_is_not_logged(context: Ing
     assert delivery_log.read(context.tables, CONTRACT, DELIVERY) is None
     assert failed(ingest(context, DELIVERY)) == {}
     assert [row["name"] for row in content(context)["sensor"]] == ["other"]
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something once, after the inspection of a delivery and before its tables are written."""
+    todo = [action]
+
+    def inspect_and_disturb(*arguments: Any) -> Inspection:
+        found = inspect(*arguments)
+        while todo:
+            todo.pop()()
+        return found
+
+    monkeypatch.setattr("biocloud_assets.ingest.step.inspect", inspect_and_disturb)
+
+
+def write_with_a_copy(root: Path) -> None:
+    """A delivery of two sensors whose file has an unknown column, so that a normalised copy is read."""
+    sensors = table("sensor", [record("sensor", id=name) for name in ("a", "b")])
+    write(root / "in", sensor=sensors.append_column("battery", sensors["name"]))
+
+
+def test_an_ingest_of_the_same_delivery_meanwhile_takes_no_copy_away(
+    context: IngestContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_with_a_copy(tmp_path)
+    disturb(monkeypatch, lambda: ingest(context, DELIVERY))
+    ingest(context, DELIVERY)
+    assert equal(context, DELIVERY)
+    assert delivery_log.ingested(context.tables, CONTRACT) == {DELIVERY}
+
+
+def test_a_delivery_whose_rows_were_replaced_by_wrong_ones_is_no_longer_in_the_log(
+    context: IngestContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies are lost, and Sail reads none as no rows."""
+    write_with_a_copy(tmp_path)
+    ingest(context, DELIVERY)
+    disturb(monkeypatch, lambda: context.staging.delete([file.path for file in context.staging.walk()]))
+    with pytest.raises(TableError, match="expected 2 rows, as in the source, found 0 rows"):
+        ingest(context, DELIVERY)
+    assert delivery_log.ingested(context.tables, CONTRACT) == set()
+    ingest(context, DELIVERY)
+    assert equal(context, DELIVERY)
 
 
 def test_an_empty_delivery_is_ingested(context: IngestContext, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _through_the_lake(root: Path, parts: list[pa.Table]) -> dict[str, Any]:
     """Write files, un-nest them into Delta tables, and return the frames that read those."""
     context: IngestContext = context_at(root)
     write(root / "in", **{RESULT: parts})
-    inspection = inspect(context, list_delivery(context.landing, CONTRACT, DELIVERY))
+    inspection = inspect(context, list_delivery(context.landing, CONTRACT, DELIVERY), context.staging.below("test"))
     assert inspection.errors == ()
     with writing_tables(context, inspection, FIVE) as tables:
         written = list(tables)

@@ -351,7 +351,7 @@ def test_a_table_with_a_feature_that_cannot_be_handled_is_refused_by_its_name(
     replace(spark, lake, rows(spark, "a"), "one")
     alter(lake, feature)
     with pytest.raises(TableError, match=f"{PATH}: expected a table that {software} can .*found .* {feature}, which"):
-        delta.require_writable(table_reader.DeltaRsReader(lake), lake, ["raw/test/none", PATH], "sail")
+        delta.require_writable(table_reader.DeltaRsReader(lake), lake, {"raw/test/none": SCHEMA, PATH: SCHEMA}, "sail")
 
 
 @pytest.mark.parametrize("feature", ["deletionVectors", "columnMapping", "inCommitTimestamp"])
@@ -360,7 +360,7 @@ def test_a_table_with_a_feature_that_can_be_handled_is_written(
 ) -> None:
     replace(spark, lake, rows(spark, "a"), "one")
     alter(lake, feature)
-    delta.require_writable(table_reader.DeltaRsReader(lake), lake, [PATH], "sail")
+    delta.require_writable(table_reader.DeltaRsReader(lake), lake, {PATH: SCHEMA}, "sail")
     replace(spark, lake, rows(spark, "b"), "one")
     assert [row["id"] for row in delta.read_table(spark, lake, PATH).collect()] == ["b"]
 
@@ -374,7 +374,41 @@ class _Elsewhere(table_reader.DeltaRsReader):
 
 def test_a_table_that_the_catalog_has_at_another_place_is_refused(lake: DataLake) -> None:
     with pytest.raises(TableError, match=f"expected an external table at {lake.uri(PATH)}, found one at s3://other/"):
-        delta.require_writable(_Elsewhere(lake), lake, [PATH], "databricks")
+        delta.require_writable(_Elsewhere(lake), lake, {PATH: SCHEMA}, "databricks")
+
+
+def test_a_table_that_the_catalog_has_in_another_lake_is_refused_though_it_is_written_by_name(
+    spark: SparkSession, lake: DataLake, tmp_path: Path
+) -> None:
+    """The lake was moved, and the catalog still names the old one."""
+    replace(spark, lake, rows(spark, "a"), "one", catalog="sail")
+    moved = DataLake.at(str(tmp_path / "moved"))
+    try:
+        with pytest.raises(TableError, match=f"expected an external table at {moved.uri(PATH)}, found one at .*/lake/"):
+            delta.require_writable(
+                table_reader.DeltaRsReader(moved),
+                moved,
+                {PATH: SCHEMA},
+                "sail",
+                registered=lambda path: delta.registered_location(spark, path, "sail"),
+            )
+        assert delta.registered_location(spark, "raw/test/none", "sail") is None
+    finally:
+        spark.sql("DROP TABLE sail.raw_test.table")
+
+
+def test_columns_that_are_not_written_are_refused_before_those_that_lack_are_added(
+    spark: SparkSession, lake: DataLake
+) -> None:
+    schema = pa.schema([("id", pa.string()), ("gone", pa.string()), ("part", pa.string())])
+    deltalake.write_deltalake(lake.uri(PATH), schema.empty_table(), partition_by=["part"])
+    for write in (
+        lambda: delta.require_writable(table_reader.DeltaRsReader(lake), lake, {PATH: SCHEMA}, "sail"),
+        lambda: replace(spark, lake, rows(spark, "a"), "one"),
+    ):
+        with pytest.raises(TableError, match="expected gone: no such column, found gone: string"):
+            write()
+    assert delta_log.version(lake, PATH) == 0
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/lake/raw/test/table", "s3a://bucket/lake/raw/test/table/"])
