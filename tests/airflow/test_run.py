@@ -359,6 +359,24 @@ def test_the_dispatcher_repeats_a_run_that_the_infrastructure_has_failed_and_no_
     assert dispatch() == found  # it is waiting, and isn't started twice
 
 
+def test_the_dispatcher_repeats_a_run_whose_retries_could_not_reach_databricks(quick: Deployed) -> None:
+    lost = "2026-01-30-06:00:00"
+    land(quick.landing, lost)
+    file = quick.site.dags / "dsi_raw.py"
+    source = file.read_text()
+    file.write_text(source.replace('"databricks_retry_limit": 5', '"databricks_retry_limit": 1'))
+    assert file.read_text() != source
+    quick.prepare()
+    assert quick.test("dsi_deliveries")["state"] == "success"
+    (first,) = quick.runs("dsi_raw")
+    quick.workspace.plan_run("no cluster")
+    quick.workspace.fail_requests("runs/submit", answer="503", times=99, after=1)
+    run = quick.test("dsi_raw", run_id=first, delivery=lost)
+    assert (run["state"], run["tasks"]["ingest_dsi"]["try"]) == ("failed", REMOTE_MAX_RETRIES + 1)
+    assert quick.test("dsi_deliveries")["state"] == "success"
+    assert sorted(quick.runs("dsi_raw"))[1].startswith(f"{first}__after_")
+
+
 def test_a_refused_delivery_fails_its_task_at_once_with_its_violations_in_the_log(deployed: Deployed) -> None:
     (name, *_) = land_bundled(deployed.landing)
     deployed.landing.delete([f"dsi/{name}/sensor/part-0.parquet"])

@@ -83,14 +83,14 @@ class DatabricksStepOperator(DatabricksSubmitRunOperator):
             source = {key: self.json["git_source"][key] for key in ("git_url", "git_provider")}
             name = self.json["run_name"].rpartition(" @ ")[0]
             self.json = {**self.json, "run_name": f"{name} @ {branch}", "git_source": {**source, "git_branch": branch}}
-        for try_number in range(1, ti.try_number + 1):
-            # Databricks starts one run for a token: the token of an earlier try returns the run of that try.
-            token = "/".join(map(str, (ti.dag_id, ti.run_id, ti.task_id, try_number)))
-            self.json = {**self.json, "idempotency_token": hashlib.sha256(token.encode()).hexdigest()}
-            if try_number < ti.try_number and self.is_active(self.hook().submit_run(self.json)):
-                self.log.info("Following the run of try %s, which is still active", try_number)
-                break
         with self.outcome(ti):
+            for try_number in range(1, ti.try_number + 1):
+                # Databricks starts one run for a token: the token of an earlier try returns the run of that try.
+                token = "/".join(map(str, (ti.dag_id, ti.run_id, ti.task_id, try_number)))
+                self.json = {**self.json, "idempotency_token": hashlib.sha256(token.encode()).hexdigest()}
+                if try_number < ti.try_number and self.is_active(self.hook().submit_run(self.json)):
+                    self.log.info("Following the run of try %s, which is still active", try_number)
+                    break
             super().execute(context)
 
     def execute_complete(self, context, event):
