@@ -45,8 +45,10 @@ class ProviderOperator:
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: dict[str, Any]) -> None:
         if next_method == "__fail__":
             raise AirflowException("Trigger failure")
-        assert next_kwargs is not None
-        assert next_kwargs["event"]["run_id"] == RUN_ID
+        getattr(self, next_method)(context, **(next_kwargs or {}))
+
+    def execute_complete(self, context: dict[str, Any], event: dict[str, Any]) -> None:
+        assert event["run_id"] == RUN_ID
 
 
 class Databricks:
@@ -66,6 +68,7 @@ class Databricks:
         self.noted: list[str] = []
         self.submitted: list[str] = []
         self._caplog = caplog
+        caplog.set_level(logging.INFO)
         tree = ast.parse(EXPORTED.read_text())
         tree.body = [
             node
@@ -104,8 +107,8 @@ class Databricks:
     def resume(self, method: str, **arguments: Any) -> None:
         self._operator().resume_execution(next_method=method, next_kwargs=arguments, context=self._context(1))
 
-    def warnings(self) -> list[str]:
-        return [record.getMessage() for record in self._caplog.records if record.levelno == logging.WARNING]
+    def log(self, level: int = logging.INFO) -> str:
+        return "\n".join(record.getMessage() for record in self._caplog.records if record.levelno == level)
 
     def _operator(self) -> Any:
         return self.names["DatabricksStepOperator"](self)
@@ -154,3 +157,25 @@ def test_a_try_follows_the_active_run_of_an_earlier_one(databricks: Databricks) 
     (token,) = databricks.submitted
     databricks.execute(2)
     assert set(databricks.submitted) == {token}
+
+
+def test_a_trigger_that_fails_is_retried_and_noted_while_the_run_is_active(databricks: Databricks) -> None:
+    with pytest.raises(AirflowException, match="Trigger failure") as caught:
+        databricks.resume("__fail__", error="Trigger failure", traceback=["Traceback"])
+    assert caught.type is AirflowException
+    assert databricks.noted == ["failures_by-hand"]
+
+
+def test_a_trigger_that_fails_makes_the_task_fail_for_good_if_a_person_has_cancelled_the_run(
+    databricks: Databricks,
+) -> None:
+    databricks.state = {"life_cycle_state": "TERMINATED", "result_state": "CANCELED"}
+    with pytest.raises(AirflowFailException, match="Trigger failure"):
+        databricks.resume("__fail__", error="Trigger failure")
+    assert databricks.noted == []
+
+
+def test_a_deferred_run_that_ends_well_is_a_success_with_its_output_in_the_log(databricks: Databricks) -> None:
+    databricks.state = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
+    databricks.resume("execute_complete", event={"run_id": RUN_ID})
+    assert "raw/dsi/sensor: 3 rows" in databricks.log()

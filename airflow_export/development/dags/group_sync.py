@@ -98,10 +98,12 @@ class DatabricksStepOperator(DatabricksSubmitRunOperator):
                     break
             super().execute(context)
 
-    def execute_complete(self, context, event):
-        self.run_id = event["run_id"]
-        with self.outcome(context["ti"]):
-            super().execute_complete(context, event)
+    def resume_execution(self, next_method, next_kwargs, context):
+        ti, event = context["ti"], (next_kwargs or {}).get("event")
+        with self.outcome(ti):
+            # A trigger that fails gives no event. The provider stores the run as an XCom before the task defers.
+            self.run_id = event["run_id"] if event else ti.xcom_pull(task_ids=ti.task_id, key="run_id", map_indexes=-1)
+            super().resume_execution(next_method, next_kwargs, context)
 
     def hook(self):
         return DatabricksHook(
