@@ -28,6 +28,10 @@ class AirflowTaskTimeout(BaseException):
     """The task has run for too long, as in Airflow."""
 
 
+class AirflowTaskTerminated(BaseException):
+    """A person or the scheduler has ended the task, as in Airflow."""
+
+
 class ProviderOperator:
     """The provider's operator: it submits a run, whose polling may end with an error."""
 
@@ -179,3 +183,35 @@ def test_a_deferred_run_that_ends_well_is_a_success_with_its_output_in_the_log(d
     databricks.state = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
     databricks.resume("execute_complete", event={"run_id": RUN_ID})
     assert "raw/dsi/sensor: 3 rows" in databricks.log()
+
+
+@pytest.mark.parametrize("error", [AirflowException(GIVEN_UP), AirflowTaskTimeout("Timeout"), ConnectionError("lost")])
+def test_a_run_that_ends_well_is_a_success_though_airflow_has_stopped_following_it(
+    databricks: Databricks, error: BaseException
+) -> None:
+    databricks.polling_error = error
+    databricks.state = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
+    databricks.execute()
+    assert str(error) in databricks.log(logging.WARNING)
+    assert databricks.noted == []
+
+
+def test_a_run_that_ends_well_is_a_success_though_its_trigger_has_failed(databricks: Databricks) -> None:
+    databricks.state = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
+    databricks.resume("__fail__", error="Trigger failure")
+    assert "Trigger failure" in databricks.log(logging.WARNING)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), AirflowTaskTerminated("SIGTERM")])
+def test_a_task_that_is_terminated_never_succeeds(databricks: Databricks, error: BaseException) -> None:
+    databricks.polling_error = error
+    databricks.state = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
+    with pytest.raises(type(error)):
+        databricks.execute()
+
+
+def test_a_task_that_times_out_while_its_run_is_active_fails(databricks: Databricks) -> None:
+    databricks.polling_error = AirflowTaskTimeout("Timeout")
+    with pytest.raises(AirflowTaskTimeout):
+        databricks.execute()
+    assert databricks.noted == ["failures_by-hand"]

@@ -377,6 +377,28 @@ def test_the_dispatcher_repeats_a_run_whose_retries_could_not_reach_databricks(q
     assert sorted(quick.runs("dsi_raw"))[1].startswith(f"{first}__after_")
 
 
+def test_a_step_that_succeeds_while_its_state_cannot_be_read_is_a_success(
+    quick: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_json = State.as_json
+    unreadable: list[int] = []
+
+    def unknown_when_it_has_just_ended(state: State) -> dict[str, Any]:
+        answer, number = as_json(state), len(quick.workspace.requests)
+        if state.is_final and unreadable in ([], [number]):
+            unreadable[:] = [number]
+            answer["state"]["life_cycle_state"] = "UNHEARD_OF"
+        return answer
+
+    monkeypatch.setattr(State, "as_json", unknown_when_it_has_just_ended)
+    quick.airflow.migrate()
+    quick.workspace.plan_run("slow", seconds=3, task_key="ingest_dsi")
+    run = quick.test("dsi_raw", delivery=DELIVERY)
+    assert run["state"] == "success", run["log"][-5000:]
+    assert (run["tasks"]["ingest_dsi"]["try"], quick.clusters()) == (1, ["ingest_dsi"])
+    assert "has succeeded; this error is ignored" in run["log"]
+
+
 def test_a_refused_delivery_fails_its_task_at_once_with_its_violations_in_the_log(deployed: Deployed) -> None:
     (name, *_) = land_bundled(deployed.landing)
     deployed.landing.delete([f"dsi/{name}/sensor/part-0.parquet"])

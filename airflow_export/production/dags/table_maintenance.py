@@ -134,8 +134,12 @@ class DatabricksStepOperator(DatabricksSubmitRunOperator):
             except Exception as caught:
                 self.log.warning("The output of the Databricks run %s can't be read: %s", self.run_id, caught)
         result = run.get("state", {}).get("result_state")
+        if result == "SUCCESS":
+            if error is not None:  # a failed request for the state of the run, or the timeout of the task
+                self.log.warning("The Databricks run %s has succeeded; this error is ignored: %s", self.run_id, error)
+            return
         # Some versions of the provider take a run that fails before its task defers for a success.
-        if error is None and result in {"SUCCESS", None}:
+        if error is None and result is None:
             return
         message = str(error or f"the Databricks run {self.run_id} ended as {result}: {output.get('error')}")
         cause = cause_of(run, f"{message}{output.get('error')}{output.get('logs')}")
