@@ -88,6 +88,13 @@ def deploy(
     from biocloud_assets.airflow import deploy as deployment
     from biocloud_assets.launch.workspace import branch
 
+    if git_branch is not None and git_commit is not None:
+        raise DeployError(
+            "the code that the DAGs run",
+            expected="one of --git-branch and --git-commit",
+            found="both",
+            hint="Leave out --git-commit to run a branch's newest commit, or --git-branch to run the current folder's.",
+        )
     settings = Settings.load()
     if git_branch is None and (git_commit is not None or environment == "production"):
         git_branch, git_commit = DEFAULT_BRANCH, _checked_commit(environment, git_commit)

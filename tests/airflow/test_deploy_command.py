@@ -68,6 +68,13 @@ def test_a_commit_that_is_not_checked_out_is_refused(checkout: Path) -> None:
         deploy("production", "--git-commit", "0" * 40)
 
 
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_a_branch_and_a_commit_together_are_refused(checkout: Path, environment: str) -> None:
+    head = git(checkout, "rev-parse", "HEAD")
+    with pytest.raises(DeployError, match="expected one of --git-branch and --git-commit, found both"):
+        deploy(environment, "--git-branch", "main", "--git-commit", head)
+
+
 def test_a_commit_is_on_a_branch_if_it_is_one_of_its_ancestors(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet", "--initial-branch=main")
     commits = []
