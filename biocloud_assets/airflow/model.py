@@ -15,10 +15,13 @@ DEFAULT_BRANCH = "main"
 EXPORT_ROOT = Path("airflow_export")
 """The folder of the committed export, which holds a folder for each environment."""
 
+BRANCH_PATTERN = r"^[\w./+#@-]+$"
+COMMIT_PATTERN = r"^[0-9a-f]{40}$"
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$", description="an identifier that Airflow accepts")]
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://[^/]*/.*[^/]$", description="no trailing slash: Airflow cuts it off")]
-Branch = Annotated[str, Field(pattern=r"^[\w./+#@-]+$")]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Branch = Annotated[str, Field(pattern=BRANCH_PATTERN)]
+Commit = Annotated[str, Field(pattern=COMMIT_PATTERN)]
 Seconds = Annotated[float, Field(ge=0)]
 
 

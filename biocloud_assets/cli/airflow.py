@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from biocloud_assets.airflow.deploy import EnvironmentName
-from biocloud_assets.airflow.model import DEFAULT_BRANCH, EXPORT_ROOT
+from biocloud_assets.airflow.model import BRANCH_PATTERN, COMMIT_PATTERN, DEFAULT_BRANCH, EXPORT_ROOT
 from biocloud_assets.environments import load_environment
-from biocloud_assets.errors import DeployError
+from biocloud_assets.errors import DeployError, SettingsError
 from biocloud_assets.lake import DataLake
 from biocloud_assets.settings import Settings
 from biocloud_assets.version import code_commit, is_on_branch
@@ -142,8 +143,26 @@ def _checked_commit(environment: EnvironmentName, given: str | None) -> str:
 
 
 def _export(environment: EnvironmentName, branch: str, commit: str | None = None) -> dict[str, str]:
-    """A new export: its files by their paths below `airflow_export/<environment>`."""
+    """A new export: its files by their paths below `airflow_export/<environment>`.
+
+    Raises:
+        SettingsError: a DAG can't name the branch or the commit.
+    """
     from biocloud_assets.airflow import collect, render
 
+    if re.fullmatch(BRANCH_PATTERN, branch) is None:
+        raise SettingsError(
+            "--git-branch",
+            expected="a branch whose name has only letters, digits and the characters _ . / + # @ -",
+            found=repr(branch),
+            hint="Rename the branch, or give another one.",
+        )
+    if commit is not None and re.fullmatch(COMMIT_PATTERN, commit) is None:
+        raise SettingsError(
+            "--git-commit",
+            expected="40 hexadecimal digits, as `git rev-parse HEAD` prints them",
+            found=repr(commit),
+            hint="Give the whole hash of the commit.",
+        )
     definitions, settings = collect.build_definitions(environment)
     return render.render(collect.collect(definitions, settings, branch=branch, commit=commit))

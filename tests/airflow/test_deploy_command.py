@@ -10,7 +10,7 @@ import pytest
 import typer.testing
 
 from biocloud_assets.cli.commands import app
-from biocloud_assets.errors import DeployError
+from biocloud_assets.errors import DeployError, SettingsError
 from biocloud_assets.version import is_on_branch
 from tests.repository import commit, git
 
@@ -73,6 +73,11 @@ def test_a_branch_and_a_commit_together_are_refused(checkout: Path, environment:
     head = git(checkout, "rev-parse", "HEAD")
     with pytest.raises(DeployError, match="expected one of --git-branch and --git-commit, found both"):
         deploy(environment, "--git-branch", "main", "--git-commit", head)
+
+
+def test_a_branch_that_a_dag_cannot_name_is_refused_with_the_option(checkout: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--git-branch: expected a branch whose name .*, found 'fix\(scope\)'"):
+        deploy("development", "--git-branch", "fix(scope)")
 
 
 def test_a_commit_is_on_a_branch_if_it_is_one_of_its_ancestors(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from biocloud_assets import raw
 from biocloud_assets.airflow import collect, render
 from biocloud_assets.airflow.model import Export
 from biocloud_assets.cli.commands import app
-from biocloud_assets.errors import ExportError
+from biocloud_assets.errors import ExportError, SettingsError
 from biocloud_assets.ingest.step import all_checks
 from biocloud_assets.launch.launcher import REMOTE_MAX_RETRIES
 from biocloud_assets.launch.script import NOT_IN_AIRFLOW, script_tags
@@ -92,6 +92,24 @@ def test_the_difference_to_a_stale_export_is_shown(tmp_path: Path, monkeypatch: 
     assert run(app, ["airflow", "export", "--env", "development", "--check"]).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "development").iterdir()) == ["dags", "mapping.md"]
     assert not (tmp_path / "development/dags/of_a_removed_job.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--git-commit", "HEAD", "40 hexadecimal digits, as `git rev-parse HEAD` prints them"),
+        ("--git-commit", "0123456789ab", "40 hexadecimal digits"),
+        ("--git-branch", "fix(scope)", "a branch whose name has only letters, digits"),
+        ("--git-branch", "", "a branch whose name has only letters, digits"),
+    ],
+)
+def test_a_commit_or_a_branch_that_a_dag_cannot_name_is_refused(option: str, value: str, expected: str) -> None:
+    found = typer.testing.CliRunner().invoke(app, ["airflow", "export", "--check", option, value])
+    assert isinstance(found.exception, SettingsError)
+    message = str(found.exception)
+    assert message.startswith(f"{option}: expected {expected}")
+    assert f"found {value!r}" in message
+    assert "collect.py" not in message
 
 
 def test_the_same_definitions_give_the_same_bytes() -> None:
