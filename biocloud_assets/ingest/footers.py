@@ -19,7 +19,7 @@ from biocloud_assets.ingest.violations import ViolationKind, shown
 from biocloud_assets.schema import RESCUED_COLUMN, Field, Folder, ListOf, Scalar, Struct, arrow_schema, type_name
 
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
-"""What pyarrow raises for a damaged file; errors of the lake are not among them."""
+"""What pyarrow raises for a damaged file. A `LakeError` of the stream that it reads is not among them."""
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
 """The first and last bytes of a Parquet file; with the second, its footer is encrypted."""

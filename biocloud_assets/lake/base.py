@@ -187,7 +187,7 @@ class DataLake(ABC):
             file: the file. Its name may be any, also one that no path to write may have.
 
         Raises:
-            LakeError: there is no such file any more, or it can't be read.
+            LakeError: there is no such file any more, or it can't be read. Reading from the stream raises it too.
         """
 
     def head(self, file: FileInfo, length: int) -> bytes:

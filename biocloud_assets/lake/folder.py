@@ -9,15 +9,18 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from biocloud_assets.errors import LakeError
 from biocloud_assets.lake.base import DataLake, Deletion, FileInfo, Listing, checked, raise_if_any_remain
 
 _PARTIAL = ".partial"
 """How the name of a file ends that `write` is still writing; it starts with a dot, and after a kill it may stay."""
+
+_IO_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN})
+"""The errors of opening a file that may pass by themselves, as those of a file system that is mounted."""
 
 
 def _is_partial(name: str) -> bool:
@@ -103,26 +106,13 @@ class FolderLake(DataLake):
         parts = file.path.split("/")
         if "\0" in file.path or not {"", ".", ".."}.isdisjoint(parts):
             checked(file.path)
-        try:
-            return Path(self.root, *parts).open("rb")
-        except OSError as error:
-            raise LakeError(
-                f"{self.root}/{file.path}",
-                expected="a readable file",
-                found=error.strerror or str(error),
-                hint="Check the path and the permissions.",
-            ) from error
+        return _opened(Path(self.root, *parts))
 
     def read(self, path: str, *, start: int = 0, length: int | None = None) -> bytes:
-        try:
-            with self._path(path).open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size + start) if start < 0 else start)
-                return file.read(-1 if length is None else length)
-        except OSError as error:
-            raise LakeError(
-                self.uri(path), expected="a readable file", found=error.strerror or str(error), hint="Check the path."
-            ) from error
+        with _opened(self._path(path)) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size + start) if start < 0 else start)
+            return file.read(-1 if length is None else length)
 
     def write(self, path: str, data: bytes | BinaryIO, *, labels: Mapping[str, str] | None = None) -> None:
         if labels:
@@ -188,3 +178,50 @@ class FolderLake(DataLake):
             except OSError as error:
                 report(error)
         return Deletion(files, size, tuple(sorted(failures)))
+
+
+def _opened(path: Path) -> BufferedReader:
+    try:
+        return BufferedReader(_File(path))
+    except OSError as error:
+        raise _file_error(path, error, transient=error.errno in _IO_ERRORS) from error
+
+
+def _file_error(path: Path, error: OSError, *, transient: bool) -> LakeError:
+    return LakeError(
+        str(path),
+        expected="a readable file",
+        found=error.strerror or str(error),
+        hint=(
+            "Repeat this; if it fails again, check the disk or the mounted file system."
+            if transient
+            else "Check the path and the permissions."
+        ),
+        transient=transient,
+    )
+
+
+class _File(FileIO):
+    """A file that is read. It raises a `LakeError`, because Arrow raises an `OSError` for a damaged file too."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            raise _file_error(self._path, error, transient=True) from error
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _file_error(self._path, error, transient=True) from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise _file_error(self._path, error, transient=True) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 
 from biocloud_assets.errors import LakeError
 from biocloud_assets.ingest.delivery import list_delivery
+from biocloud_assets.ingest.footers import open_parquet
 from biocloud_assets.ingest.reader import read_delivery
 from biocloud_assets.ingest.violations import Inspection, Violation, ViolationKind
-from biocloud_assets.lake import DataLake
+from biocloud_assets.lake import DataLake, FileInfo
+from biocloud_assets.lake.folder import FolderLake
 from biocloud_assets.raw.dsi.contract import CONTRACT, RESULT
 from biocloud_assets.schema import arrow_schema, walk
 from tests.ingest import parquet_footer as footer
@@ -694,6 +696,52 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path, damage: list[tuple[in
     write(tmp_path, sensor=bytes(file))
     for violation in inspected(tmp_path).violations:
         assert (violation.folder, violation.file) == ("sensor", FILE)
+
+
+# Errors of the storage.
+
+
+def make_unreadable(stream: BinaryIO) -> None:
+    """Put a file that the kernel can't read in the place of an open one: the memory of this process."""
+    with Path("/proc/self/mem").open("rb") as memory:
+        os.dup2(memory.fileno(), stream.fileno())
+
+
+class _UnreadableLake(FolderLake):
+    def open(self, file: FileInfo) -> BinaryIO:
+        stream = super().open(file)
+        make_unreadable(stream)
+        return stream
+
+
+def test_a_footer_that_the_storage_does_not_read_is_an_error_of_the_lake(tmp_path: Path) -> None:
+    file = write(tmp_path) / "sensor" / FILE
+    landing = _UnreadableLake(str(tmp_path))
+    with pytest.raises(LakeError) as raised:
+        read_delivery(landing, CONTRACT, list_delivery(landing, CONTRACT, DELIVERY))
+    assert raised.value.thing in {str(file.parents[1] / folder.name / FILE) for folder in CONTRACT.folders}
+    assert raised.value.transient
+
+
+@pytest.mark.parametrize("folder", ["sensor", RESULT])
+def test_values_that_the_storage_does_not_read_are_an_error_of_the_lake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    rows = table(folder, [record(folder, id=os.urandom(50).hex()) for _ in range(5000)])
+    file = write(tmp_path, **{folder: rows}) / folder / FILE
+
+    def open_then_fail(stream: BinaryIO, size: int, **options: str) -> Any:
+        opened = open_parquet(stream, size, **options)
+        if size == file.stat().st_size:
+            make_unreadable(stream)
+        return opened
+
+    monkeypatch.setattr("biocloud_assets.ingest.file_reader.open_parquet", open_then_fail)
+    with pytest.raises(LakeError, match="Input/output error") as raised:
+        inspected(tmp_path)
+    assert raised.value.thing == str(file)
+    assert raised.value.transient
+    assert not list((tmp_path / "staging").rglob("*.parquet"))
 
 
 # Known columns.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import posixpath
+import struct
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from biocloud_assets.errors import LakeError
-from biocloud_assets.lake import DataLake, Listing
+from biocloud_assets.lake import DataLake, FileInfo, Listing
 
 DELIVERIES = [f"2026-01-{day:02}-{hour:02}:00:00" for day in range(1, 32) for hour in range(24)]
 
@@ -213,6 +215,57 @@ def test_a_file_that_can_not_be_read_is_named(lake: DataLake, path: str) -> None
     assert str(raised.value).startswith(f"{lake.root}/{path}: expected ")
     assert raised.value.found
     assert "Check the" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda lake, file: lake.open(file).read(), "Input/output error"),
+        (lambda lake, file: lake.open(file).read(10), "Input/output error"),
+        (lambda lake, file: lake.open(file).read(1_000_000), "Input/output error"),
+        (lambda lake, file: lake.open(file).readinto(bytearray(10)), "Input/output error"),
+        (lambda lake, file: lake.open(file).seek(0, os.SEEK_END), "Invalid argument"),
+        (lambda lake, file: lake.head(file, 4), "Input/output error"),
+        (lambda lake, file: lake.read(file.path), "Invalid argument"),
+    ],
+)
+def test_an_error_while_a_file_is_read_names_it_and_is_transient(
+    tmp_path: Path, read: Callable[[DataLake, FileInfo], object], words: str
+) -> None:
+    """Linux opens the memory of a process as a file, but can neither read its first page nor seek to its end."""
+    (tmp_path / "file").symlink_to("/proc/self/mem")
+    lake = DataLake.at(str(tmp_path))
+    (file,) = lake.list().files
+    with pytest.raises(LakeError) as raised:
+        read(lake, file)
+    assert (raised.value.thing, raised.value.found) == (f"{tmp_path}/file", words)
+    assert "Repeat" in raised.value.hint
+    assert raised.value.transient
+
+
+_TIOCGPTN = 0x80045430
+"""The request for the number of a pseudoterminal; `os.ptsname` is newer than Python 3.11."""
+
+
+def test_opening_a_file_is_transient_only_if_it_fails_with_an_input_output_error(tmp_path: Path) -> None:
+    """Linux opens no pseudoterminal that is still locked, as a new one is."""
+    lake = DataLake.at(str(tmp_path))
+    terminal = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+    try:
+        (number,) = struct.unpack("I", fcntl.ioctl(terminal, _TIOCGPTN, bytes(4)))
+        (tmp_path / "locked").symlink_to(f"/dev/pts/{number}")
+        (tmp_path / "dangling").symlink_to("nowhere")
+        for path, words, transient in (
+            ("locked", "Input/output error", True),
+            ("dangling", "No such file or directory", False),
+        ):
+            for read in (lake.read, lambda path: lake.open(FileInfo(path, 1, datetime.now(UTC)))):
+                with pytest.raises(LakeError) as raised:
+                    read(path)
+                assert (raised.value.thing, raised.value.found) == (f"{tmp_path}/{path}", words)
+                assert raised.value.transient is transient
+    finally:
+        os.close(terminal)
 
 
 # Write.
