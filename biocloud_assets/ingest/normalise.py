@@ -158,8 +158,8 @@ class Normaliser:
             return
         try:
             texts = self._json.text(array, path)
-        except NotJsonError as error:
-            self.lossy[path] = str(error)
+        except (NotJsonError, pa.ArrowInvalid) as error:
+            self.lossy[path] = shown(str(error))
             return
         if texts.null_count < len(texts):
             yield names, texts

@@ -403,6 +403,19 @@ def test_a_string_that_is_called_an_enum_or_json_is_a_string(tmp_path: Path, con
     assert (row["model"], row["_rescued"]) == ("X1", '{"parameters":"p"}')
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_an_unknown_enum_that_is_not_utf_8_is_refused(tmp_path: Path, is_nested: bool) -> None:
+    def annotate(elements: list[footer.Thrift]) -> list[footer.Thrift]:
+        return [footer.annotated(e, 4, 4) if footer.name_of(e) == "mode" else e for e in elements]
+
+    bad = b"\xff\xfe\xfd\xfc"
+    name, array = ("modes", pa.array([[{"mode": bad}]])) if is_nested else ("mode", pa.array([bad]))
+    file = bytes_of(table("sensor").append_column(name, array), store_schema=False)
+    error = refused(tmp_path, "sensor", footer.with_schema(file, annotate))
+    assert (error.kind, error.column) == (ViolationKind.LOSSY_TYPE, name)
+    assert (error.expected, error.found) == ("values that can be kept as JSON", "Invalid UTF8 payload")
+
+
 @pytest.mark.parametrize(
     "options",
     [
