@@ -212,6 +212,8 @@ class _File(FileIO):
         try:
             return super().seek(offset, whence)
         except OSError as error:
+            if offset < 0 and whence == os.SEEK_SET:  # as a damaged file may say
+                raise
             raise _file_error(self._path, error, transient=True) from error
 
     def readinto(self, buffer: Any) -> int | None:
