@@ -18,7 +18,7 @@ from biocloud_assets import __version__, steps
 from biocloud_assets.errors import DeliveryNameError, DeliveryRefusedError, LakeError, SettingsError, TableError
 from biocloud_assets.ingest import delivery_log, table_checks
 from biocloud_assets.ingest.context import IngestContext
-from biocloud_assets.ingest.delivery import delivery_path, list_delivery, require_delivery
+from biocloud_assets.ingest.delivery import DeliveryFiles, delivery_path, list_delivery, require_delivery
 from biocloud_assets.ingest.inspection import inspect
 from biocloud_assets.ingest.staging import staging_folder
 from biocloud_assets.ingest.tables import writing_tables
@@ -106,7 +106,11 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
         return
     files = require_delivery(context.landing, contract, request.delivery)
     with staging_folder(context.staging) as staging:
-        inspection = inspect(context, files, staging)
+        try:
+            inspection = inspect(context, files, staging)
+        except Exception:  # for instance a file that was replaced after its footer was read
+            _raise_if_source_changed(context, files)
+            raise
         if inspection.errors:
             yield from _folder_checks(contract, inspection, selection)
             raise DeliveryRefusedError(request.delivery, inspection.errors, inspection.files.fingerprint)
@@ -117,25 +121,25 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
                 for table in written:
                     yield Materialization(contract.address(table), _table_metadata(context, inspection, table))
         except Exception:  # for instance a footer that doesn't belong to the rest of the file
-            _raise_if_source_changed(context, inspection)
+            _raise_if_source_changed(context, files)
             raise
         if selection.tables:
-            _raise_if_source_changed(context, inspection)
+            _raise_if_source_changed(context, files)
         yield from _check_tables(context, selection, inspection)
         if selection.log:
             _compare_unwritten_tables(context, selection, inspection)
             yield _write_log(context, selection, inspection, run)
 
 
-def _raise_if_source_changed(context: IngestContext, inspection: Inspection) -> None:
-    """Fail if the files are no longer those that were inspected: the tables may hold rows of the old and new ones."""
-    listed = list_delivery(context.landing, context.contract, inspection.delivery)
-    if listed.fingerprint == inspection.files.fingerprint:
+def _raise_if_source_changed(context: IngestContext, files: DeliveryFiles) -> None:
+    """Fail if the files are no longer those that were listed: the tables may hold rows of the old and new ones."""
+    listed = list_delivery(context.landing, context.contract, files.delivery)
+    if listed.fingerprint == files.fingerprint:
         return
-    if delivery_log.read(context.tables, context.contract, inspection.delivery) is not None:
-        delivery_log.remove(context, inspection.delivery)
+    if delivery_log.read(context.tables, context.contract, files.delivery) is not None:
+        delivery_log.remove(context, files.delivery)
     raise LakeError(
-        f"delivery {inspection.delivery}",
+        f"delivery {files.delivery}",
         expected="the same files until it is ingested",
         found="files that were changed, added or removed meanwhile",
         hint="It is not in the delivery log. Ingest it again when it has arrived.",

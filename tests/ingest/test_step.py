@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import pyarrow.parquet as pq
 import pytest
 
 from biocloud_assets import __version__
@@ -18,7 +19,8 @@ from biocloud_assets.ingest.inspection import inspect
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.ingest.verify import verify
 from biocloud_assets.ingest.violations import Inspection
-from biocloud_assets.lake import DataLake
+from biocloud_assets.lake import DataLake, FileInfo
+from biocloud_assets.lake.folder import FolderLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from biocloud_assets.schema import DELIVERY_COLUMN, arrow_type
 from biocloud_assets.spark import delta_log
@@ -179,6 +181,60 @@ def test_a_delivery_whose_rows_were_replaced_by_wrong_ones_is_no_longer_in_the_l
     assert delivery_log.ingested(context.tables, CONTRACT) == set()
     ingest(context, DELIVERY)
     assert equal(context, DELIVERY)
+
+
+SENSORS = f"dsi/{DELIVERY}/sensor/part-0.parquet"
+
+
+class _ChangingLake(FolderLake):
+    """A landing zone in which the file of sensors is replaced or removed as soon as it is open."""
+
+    def __init__(self, root: str, change: Callable[[Path], object]) -> None:
+        super().__init__(root)
+        self._change = change
+
+    def open(self, file: FileInfo) -> BinaryIO:
+        stream = super().open(file)
+        if file.path == SENSORS:
+            self._change(Path(self.root, SENSORS))
+        return stream
+
+
+def replace_sensors(path: Path) -> None:
+    """Put another file in the place of one; who has opened that one still reads it."""
+    pq.write_table(table("sensor", [record("sensor", id=f"new-{number}") for number in range(3)]), f"{path}.new")
+    Path(f"{path}.new").replace(path)
+
+
+@pytest.mark.parametrize("is_logged", [False, True])
+@pytest.mark.parametrize("change", [replace_sensors, Path.unlink])
+def test_a_delivery_that_changes_while_it_is_inspected_is_not_ingested(
+    context: IngestContext, tmp_path: Path, change: Callable[[Path], object], is_logged: bool
+) -> None:
+    write(tmp_path / "in")
+    if is_logged:
+        ingest(context, DELIVERY)
+    before = content(context)
+    landing = _ChangingLake(context.landing.root, change)
+    with pytest.raises(LakeError, match="found files that were changed, added or removed meanwhile") as raised:
+        ingest(replace(context, landing=landing), DELIVERY)
+    assert raised.value.transient, "the orchestrator repeats the step"
+    assert content(context) == before
+    assert delivery_log.read(context.tables, CONTRACT, DELIVERY) is None
+    replace_sensors(Path(landing.root, SENSORS))
+    ingest(context, DELIVERY)
+    assert len(content(context)["sensor"]) == 3
+
+
+def test_an_inspection_that_fails_although_no_file_changed_raises_its_own_error(
+    context: IngestContext, tmp_path: Path
+) -> None:
+    def fail(path: Path) -> None:
+        raise LakeError(str(path), expected="a readable file", found="none", hint="Repeat this.")
+
+    write(tmp_path / "in")
+    with pytest.raises(LakeError, match=f"{SENSORS}: expected a readable file"):
+        ingest(replace(context, landing=_ChangingLake(context.landing.root, fail)), DELIVERY)
 
 
 def test_an_empty_delivery_is_ingested(context: IngestContext, tmp_path: Path) -> None:
