@@ -25,7 +25,7 @@ from tests.chaos.conftest import Chaos
 from tests.chaos.processes import Processes
 from tests.chaos.tasks import digest
 from tests.curated.dsi.curated_lake import assert_manifests_match, contents
-from tests.curated.dsi.test_publication import DAY, old_days
+from tests.curated.dsi.test_publication import DAY, assert_manifest_only_of_whole_publications, old_days
 from tests.ingest.deliveries import DELIVERY, record, write
 from tests.ingest.lakehouse import content, context_at, ingest
 from tests.needs import unavailable
@@ -164,6 +164,7 @@ def test_a_full_disk_fails_a_publication_and_every_manifest_still_matches(
                 assert "No space left on device" in process.printed(), process.printed()
             filler.unlink()
             assert_manifests_match(lake)
+            assert_manifest_only_of_whole_publications(lake)
             processes.run("publish", **options)
             assert contents(lake) == whole[number % 2]
     assert failed
@@ -171,8 +172,8 @@ def test_a_full_disk_fails_a_publication_and_every_manifest_still_matches(
         "A full disk fails a publication with the reason, and every manifest still matches.",
         "The same for ten files, the manifest and the cleanup.",
         f"{trials} publications, of which {failed} failed",
-        "Each manifest listed exactly the files of its folder; the next publication gave the files of an undisturbed "
-        "one.",
+        "Each manifest listed exactly the files of its folder; writing it after a failure was refused, except where "
+        "all files were of one publication. The next publication gave the files of an undisturbed one.",
     )
 
 

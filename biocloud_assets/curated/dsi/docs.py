@@ -36,12 +36,15 @@ current observations as of the end of that day, not only the new ones.
 3. Read `manifest.json` again. If it hasn't changed, the files that you have read are complete and consistent;
    otherwise start again.
 
-The manifest is deleted before anything in the folder is changed or deleted, and written last, in one request.
+The manifest is deleted before any file that it lists is changed or deleted, and written last, in one request.
+
+An empty file `_publishing` beside the manifest says that a publication of the day is running or was interrupted. No
+manifest lists it, and no manifest is written while it is there. Readers don't need it.
 
 | key | value |
 | --- | --- |
 | `write_date` | the run date |
-| `files` | the paths of all files in the day's folder, relative to the curated root, sorted; not the manifest |
+| `files` | the paths of all files in the day's folder but these two, relative to the curated root, sorted |
 | `details` | for each of these, in the same order: `path`, `size` in bytes, and `etag`, see below |
 
 An `etag` is S3's entity tag, and in a folder the MD5 of the content, which is what S3 returns after one put.
@@ -102,7 +105,8 @@ On the command line: `biocloud curated publish`, `manifest` and `cleanup`, each 
 
 - **Publishing again changes nothing.** The same rows give the same files, byte for byte (with the same version of
   Arrow). A file with that content is left alone, and so is the manifest.
-- **After a kill, run it again.** A folder without a manifest is not read, and only missing files are written.
+- **After a kill or a failure, run it again.** A folder without a manifest is not read, and only missing files are
+  written. Until the day is published completely, its manifest is refused: its files may be of two publications.
 - Two runs for one day must not overlap: the pool `curated_dsi` has a limit of 1.
 
 ## Cleanup

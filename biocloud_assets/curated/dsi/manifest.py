@@ -1,7 +1,7 @@
 """The manifest of a folder: which files it holds. While it is there, no file in the folder changes.
 
-A manifest describes one state of a folder. It is written last, in one request, and deleted before anything else in the
-folder is changed (`publication`) or deleted (`cleanup`). So a reader who finds the same manifest before and after
+A manifest describes one state of a folder. It is written last, in one request, and deleted before any file that it
+lists is changed (`publication`) or deleted (`cleanup`). So a reader who finds the same manifest before and after
 reading has read complete files. It is UTF-8 JSON:
 
     {
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import IO, BinaryIO, cast
 
-from biocloud_assets.curated.dsi.paths import MANIFEST, parse_run_date
+from biocloud_assets.curated.dsi.paths import MANIFEST, PUBLISHING, parse_run_date
 from biocloud_assets.lake import DataLake, FileInfo
 
 _PIECE = 1024 * 1024
@@ -59,7 +59,7 @@ def write_manifest(relative_path: str, data_lake: DataLake, run_date: date | str
 
     - `write_date`: the run date, `yyyy-mm-dd`.
     - `files`: the paths of all files below `relative_path`, at any depth, relative to the lake's root, sorted by code
-      point; not the manifest itself.
+      point; not the manifest itself, nor the marker of a publication beside it, `_publishing`.
     - `details`: for each of these files, in the same order, `path`, `size` in bytes, and `etag`: S3's entity tag; in a
       folder the MD5 of the content in hexadecimal, which is what S3 returns after one put.
 
@@ -83,7 +83,7 @@ def write_manifest(relative_path: str, data_lake: DataLake, run_date: date | str
         RunDateError: the run date is no date.
     """
     written = parse_run_date(run_date)
-    path = f"{relative_path}/{MANIFEST}" if relative_path else MANIFEST
+    path, marker = (f"{relative_path}/{name}" if relative_path else name for name in (MANIFEST, PUBLISHING))
     there: FileInfo | None = None
     count = size = 0
     with tempfile.SpooledTemporaryFile(_PIECE) as document, tempfile.SpooledTemporaryFile(_PIECE) as details:
@@ -91,6 +91,7 @@ def write_manifest(relative_path: str, data_lake: DataLake, run_date: date | str
         for file in data_lake.walk(relative_path):
             if file.path == path:
                 there = file
+            if file.path in (path, marker):
                 continue
             separator = b",\n    " if count else b"\n    "
             count, size = count + 1, size + file.size
@@ -110,7 +111,7 @@ def write_manifest(relative_path: str, data_lake: DataLake, run_date: date | str
 
 
 def delete_manifest(relative_path: str, data_lake: DataLake) -> None:
-    """Delete the manifest of a folder, if it has one; called before anything in the folder changes.
+    """Delete the manifest of a folder, if it has one; called before any file that it lists changes.
 
     Args:
         relative_path: the folder, relative to the lake's root.

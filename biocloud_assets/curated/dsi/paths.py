@@ -4,6 +4,7 @@ The files:
 
     dsi/<yyyy-mm-dd>/observation/part-00000.parquet, part-00001.parquet, …
     dsi/<yyyy-mm-dd>/manifest.json
+    dsi/<yyyy-mm-dd>/_publishing      while the day is published, and after an interrupted publication
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ ROOT = "dsi"
 
 MANIFEST = "manifest.json"
 """The name of the manifest, directly in the folder that it describes."""
+
+PUBLISHING = "_publishing"
+"""The name of the empty file that marks a publication that was begun and not completed, beside the manifest.
+
+No manifest lists it. It is in the day's folder so that the cleanup deletes it too; Spark and Arrow ignore names that
+begin with `_`.
+"""
 
 _SHAPE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 

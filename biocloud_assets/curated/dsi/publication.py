@@ -5,6 +5,10 @@ writer.
 A file with that content is left alone, so a repetition changes nothing, and after a kill only missing files are
 written. The manifest is deleted before the first change, and `manifest` writes it again; until then a reader finds no
 manifest, which means that the folder is being written.
+
+An empty file, the marker `paths.PUBLISHING`, is written before the manifest is deleted, and is deleted when all files
+are written. If a publication is killed or fails between these, the marker stays, and `manifest` refuses the day until a
+publication has completed it, because its files may be of two publications.
 """
 
 from __future__ import annotations
@@ -89,7 +93,7 @@ def publish_rows(
     Raises:
         LakeError: a file can't be read, written or deleted. The folder has no manifest then, unless nothing changed.
     """
-    path = paths.observation(run_date)
+    path, marker = paths.observation(run_date), f"{paths.day(run_date)}/{paths.PUBLISHING}"
     there = {file.path: file for file in curated.walk(path)}
     count = files = size = changed = 0
     seen: Counter[tuple[str, str]] = Counter()
@@ -97,6 +101,7 @@ def publish_rows(
     def about_to_change() -> None:
         nonlocal changed
         if changed == 0 and not dry_run:
+            curated.write(marker, b"")
             delete_manifest(paths.day(run_date), curated)
         changed += 1
 
@@ -112,6 +117,8 @@ def publish_rows(
         about_to_change()
         if not dry_run:
             curated.delete([file])
+    if not dry_run:  # also if nothing changed: an interrupted publication may have written all files
+        curated.delete([marker])
     return Publication(
         run_date,
         path,

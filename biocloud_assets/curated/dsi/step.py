@@ -130,9 +130,17 @@ def manifest(curated: DataLake, run_date: date | str, *, dry_run: bool = False) 
 
     Raises:
         RunDateError: the run date is no date.
-        LakeError: nothing was published on that day, or the lake can't be read or written.
+        LakeError: nothing was published on that day, its publication was interrupted or is running, or the lake can't
+            be read or written.
     """
     path = paths.day(run_date)
+    if not dry_run and any(file.name == paths.PUBLISHING for file in curated.list(path).files):
+        raise LakeError(
+            curated.uri(path),
+            expected="a day whose publication was completed",
+            found="one that was interrupted or is running",
+            hint="Publish it again: `biocloud curated publish`.",
+        )
     if not dry_run and not curated.list(paths.observation(run_date)).files:
         raise LakeError(
             curated.uri(path),

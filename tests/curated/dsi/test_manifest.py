@@ -34,8 +34,15 @@ def test_it_lists_all_files_below_a_path_and_nothing_else(lake: DataLake) -> Non
         "dsi/2026-01-31/observation/deeper/manifest.json": b"not the manifest itself",
         "dsi/2026-01-31/readme": b"",
         "dsi/2026-01-31/Zoë & 大熊猫": b"x",
+        "dsi/2026-01-31/observation/_publishing": b"not the marker itself",
     }
-    outside = ["dsi/2026-01-30/observation/part-00000.parquet", "dsi/2026-01-311/file", "dsi/file", "manifest.json"]
+    outside = [
+        "dsi/2026-01-31/_publishing",
+        "dsi/2026-01-30/observation/part-00000.parquet",
+        "dsi/2026-01-311/file",
+        "dsi/file",
+        "manifest.json",
+    ]
     for path, content in inside.items():
         lake.write(path, content)
     for path in outside:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, timedelta
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 from biocloud_assets.curated.dsi import step
 from biocloud_assets.curated.dsi.manifest import write_manifest
 from biocloud_assets.curated.dsi.observation import arrow_schema
+from biocloud_assets.curated.dsi.paths import PUBLISHING
 from biocloud_assets.curated.dsi.publication import NO_TAXON, OTHER_TAXA, publish_rows
 from biocloud_assets.errors import LakeError
 from biocloud_assets.lake import DataLake
@@ -117,7 +119,97 @@ def test_a_manifest_that_can_not_be_removed_keeps_the_files_as_they_are(tmp_path
     before = contents(lake)
     with pytest.raises(LakeError):
         publish_rows(lake, DAY, rows(20))
-    assert contents(lake) == before
+    assert contents(lake) == {**before, MARKER: b""}
+
+
+# --- interrupted publications -----------------------------------------------------------------------------------------
+
+MARKER = f"dsi/{DAY}/{PUBLISHING}"
+
+
+def interrupt(lake: DataLake, salt: str, read: int) -> None:
+    """Publish two files of 50 rows, with an engine that fails after so many rows were read."""
+
+    def broken() -> Iterator[Row]:
+        yield from islice(rows(100, salt), read)
+        raise RuntimeError("the engine is gone")
+
+    with pytest.raises(RuntimeError, match="the engine is gone"):
+        publish_rows(lake, DAY, broken(), rows_per_file=50)
+
+
+def test_a_day_with_files_of_two_publications_gets_no_manifest_until_it_is_published_again(lake: DataLake) -> None:
+    publish_rows(lake, DAY, rows(100, "first"), rows_per_file=50)
+    step.manifest(lake, DAY)
+    interrupt(lake, "second", 100 - 1)  # after the first file was written
+    with pytest.raises(LakeError) as raised:
+        step.manifest(lake, DAY)
+    message = str(raised.value)
+    assert message.startswith(f"{lake.uri(f'dsi/{DAY}')}: expected a day whose publication was completed")
+    assert "found one that was interrupted or is running" in message
+    assert "Publish it again: `biocloud curated publish`." in message
+    assert f"dsi/{DAY}/manifest.json" not in contents(lake)
+
+    publish_rows(lake, DAY, rows(100, "second"), rows_per_file=50)
+    assert MARKER not in contents(lake)
+    assert step.manifest(lake, DAY).files == 2
+    assert assert_manifests_match(lake) == [str(DAY)]
+
+
+def test_a_first_publication_that_is_interrupted_gets_no_manifest(lake: DataLake) -> None:
+    interrupt(lake, "first", 100 - 1)
+    with pytest.raises(LakeError, match="expected a day whose publication was completed"):
+        step.manifest(lake, DAY)
+
+
+def test_a_repetition_that_finds_all_files_written_completes_an_interrupted_publication(lake: DataLake) -> None:
+    interrupt(lake, "only", 100)  # after both files were written
+    before = [file for file in lake.walk() if file.path != MARKER]
+    assert len(before) == 2
+    assert publish_rows(lake, DAY, rows(100, "only"), rows_per_file=50).changed == 0
+    assert list(lake.walk()) == before
+    assert step.manifest(lake, DAY).files == 2
+
+
+def test_a_dry_run_neither_starts_nor_completes_a_publication(lake: DataLake) -> None:
+    publish_rows(lake, DAY, rows(100, "dry"), dry_run=True)
+    assert contents(lake) == {}
+    interrupt(lake, "first", 100)
+    before = list(lake.walk())
+    for salt in ("first", "second"):
+        publish_rows(lake, DAY, rows(100, salt), rows_per_file=50, dry_run=True)
+    assert step.manifest(lake, DAY, dry_run=True).files == 2, "without the marker"
+    assert list(lake.walk()) == before
+
+
+def test_the_marker_is_there_before_the_first_change_and_is_deleted_after_the_last(s3: DataLake) -> None:
+    publish_rows(s3, DAY, rows(150, "first"), rows_per_file=50)
+    step.manifest(s3, DAY)
+    changes: list[str] = []
+
+    def note(params: dict[str, Any], model: Any, **_: Any) -> None:
+        if model.name in {"PutObject", "DeleteObjects"}:
+            body = params["body"].decode(errors="replace") if model.name == "DeleteObjects" else ""
+            named = body.partition("<Key>")[2].partition("</Key>")[0] or params["url_path"]
+            changes.append(f"{model.name} {named.rpartition(f'dsi/{DAY}/')[2]}")
+
+    s3._s3.meta.events.register("before-call.s3", note)  # type: ignore[attr-defined]
+    publish_rows(s3, DAY, rows(100, "second"), rows_per_file=50)
+    assert changes == [
+        f"PutObject {PUBLISHING}",
+        "DeleteObjects manifest.json",
+        "PutObject observation/part-00000.parquet",
+        "PutObject observation/part-00001.parquet",
+        "DeleteObjects observation/part-00002.parquet",
+        f"DeleteObjects {PUBLISHING}",
+    ]
+
+
+def test_a_day_whose_publication_was_interrupted_is_deleted_like_any_other(lake: DataLake) -> None:
+    interrupt(lake, "first", 100)
+    (removal,) = step.cleanup(lake, DAY + timedelta(days=1), 0).removals
+    assert removal.failures == ()
+    assert contents(lake) == {}
 
 
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
@@ -147,6 +239,17 @@ def old_days(lake: DataLake) -> None:
     for day in (DAY - timedelta(days=1), DAY - timedelta(days=2)):
         publish_rows(lake, day, rows(30), rows_per_file=10)
         write_manifest(f"dsi/{day}", lake, day)
+
+
+def assert_manifest_only_of_whole_publications(lake: DataLake) -> None:
+    """Writing the manifest of the day must be refused, unless all its files are of one publication of 100 rows."""
+    with suppress(LakeError):
+        step.manifest(lake, DAY)
+    found = contents(lake)
+    if f"dsi/{DAY}/manifest.json" in found:
+        files = [data for path, data in found.items() if path.startswith(f"dsi/{DAY}/observation/")]
+        salts = [row["locality"] for data in files for row in pq.read_table(BytesIO(data)).to_pylist()]
+        assert (len(salts), len(set(salts))) == (100, 1)
 
 
 @pytest.mark.timeout(600)
@@ -184,6 +287,7 @@ def test_kill_at_any_moment_and_run_again(lake: DataLake, request: pytest.Fixtur
             else:
                 span /= 2  # it ended before: the first one took longer, because it was the first
             assert_manifests_match(lake)
+            assert_manifest_only_of_whole_publications(lake)
             if killed == 5:
                 break
         assert killed == 5
