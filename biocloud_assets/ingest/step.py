@@ -73,7 +73,7 @@ def ingest_step(context: IngestContext, request: StepRequest, run: RunInfo) -> I
     Args:
         context: what the ingest works with.
         request: which assets to materialise, which checks to run, and the delivery. Without a delivery, only checks of
-            tables can be run, on the rows of all deliveries.
+            tables can be run, on the rows of all deliveries in the log.
         run: the run that the step belongs to; the delivery log records it.
 
     Yields:

@@ -9,6 +9,7 @@ import deltalake
 import pytest
 
 from biocloud_assets.errors import TableError
+from biocloud_assets.ingest import delivery_log
 from biocloud_assets.ingest.context import IngestContext
 from biocloud_assets.ingest.step import all_checks, ingest_step
 from biocloud_assets.ingest.table_checks import check_tables, checks_of
@@ -74,6 +75,52 @@ def test_missing_rows_are_counted(ingested: IngestContext) -> None:
         "expected 3 rows, as in the source, found 2 rows"
         in check(ingested, "raw/dsi/sensor:row_count", None).description
     )
+
+
+@pytest.mark.parametrize("logged", [[DELIVERY], []])
+def test_the_checks_over_all_deliveries_leave_out_rows_of_a_delivery_that_is_not_in_the_log(
+    ingested: IngestContext, logged: list[str]
+) -> None:
+    """An ingest that is running, one that was killed, and tables that are materialised alone leave such rows."""
+    for name in {DELIVERY, LATER} - set(logged):
+        delivery_log.remove(ingested, name)
+        for table, column, value in (
+            ("sensor", "id", "NULL"),
+            ("analysis_group_result_region", "x1", "1.5"),
+            ("sensor_deployment", "sensor_id", "'sensor-9'"),
+        ):
+            opened = deltalake.DeltaTable(ingested.lake.uri(f"raw/dsi/{table}"))
+            opened.update(updates={column: value}, predicate=f"_delivery = '{name}'")
+    of_tables = tuple(name for name in all_checks(CONTRACT) if name.startswith("raw/"))
+    results = step(ingested, checks=of_tables, delivery=None)
+    assert failed(results) == {}
+    counted = [result for result in results if isinstance(result, CheckResult) and result.name == "row_count"]
+    expected = {"raw/dsi/sensor": 2 if logged else 0}
+    assert {result.asset: result.description for result in counted} == {
+        CONTRACT.address(table): f"expected {rows} rows, as in the source, found {rows} rows"
+        for table in CONTRACT.tables
+        for rows in [expected.get(CONTRACT.address(table), len(logged))]
+    }
+
+
+def test_the_checks_over_all_deliveries_find_what_is_wrong_in_those_in_the_log(ingested: IngestContext) -> None:
+    delivery_log.remove(ingested, LATER)
+    alter(ingested, "sensor", id="NULL")
+    alter(ingested, "analysis_group_result_region", x1="1.5")
+    alter(ingested, "sensor_deployment", sensor_id="'sensor-9'")
+    assert "found 2 rows with a null key" in check(ingested, "raw/dsi/sensor:key", None).description
+    assert "found 1 outside in x1" in check(ingested, "raw/dsi/analysis_group_result_region:ranges", None).description
+    assert "found 1 of sensor_id" in check(ingested, "raw/dsi/sensor_deployment:references", None).description
+
+
+def test_a_reference_to_a_row_of_a_delivery_that_is_not_in_the_log_is_not_dangling(ingested: IngestContext) -> None:
+    """Over all deliveries as for one: the other delivery may be in the middle of another ingest."""
+    sensor = deltalake.DeltaTable(ingested.lake.uri("raw/dsi/sensor"))
+    sensor.update(updates={"id": "'sensor-9'"}, predicate=f"_delivery = '{LATER}'")
+    alter(ingested, "sensor_deployment", sensor_id="'sensor-9'")
+    delivery_log.remove(ingested, LATER)
+    for delivery in (DELIVERY, None):
+        assert check(ingested, "raw/dsi/sensor_deployment:references", delivery).passed
 
 
 def test_repeated_and_null_keys_are_counted(ingested: IngestContext) -> None:
