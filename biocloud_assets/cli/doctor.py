@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from biocloud_assets.cli.interrupt import cancel_databricks_runs, on_interrupt
 from biocloud_assets.cli.output import FAILED, err, out
 from biocloud_assets.doctor.findings import Finding
 from biocloud_assets.errors import SettingsError
@@ -31,7 +32,7 @@ def doctor(environment: EnvironmentName, *, cluster: bool, as_json: bool) -> Non
         SettingsError: a cluster for `local`, or the packages for Databricks aren't installed.
     """
     findings = []
-    with err.status("") as status:
+    with on_interrupt(cancel_databricks_runs), err.status("") as status:
         for finding in _examine(environment, cluster):
             status.update(escape(finding.check))
             findings.append(finding)

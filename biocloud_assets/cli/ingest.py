@@ -17,7 +17,7 @@ from rich.table import Table
 
 from biocloud_assets.cli.context import source_of
 from biocloud_assets.cli.home import databases_kept_open, open_instance, register
-from biocloud_assets.cli.interrupt import on_interrupt
+from biocloud_assets.cli.interrupt import cancel_databricks_runs, on_interrupt
 from biocloud_assets.cli.output import FAILED, err, out, styled
 from biocloud_assets.errors import LakeError, SettingsError
 from biocloud_assets.ingest import delivery_log
@@ -102,7 +102,7 @@ def ingest(names: list[str], *, sample: bool, as_json: bool) -> None:
         landed = land_bundled(landing)
     _require_landing_root(landing)
     wanted = {name: source_of(settings, name) for name in names} | dict.fromkeys(landed, DSI)
-    with on_interrupt(_say_what_was_done):
+    with on_interrupt(cancel_databricks_runs), on_interrupt(_say_what_was_done):
         outcomes, pending = _plan(settings, landing, wanted, set(landed))
         if pending:
             outcomes += _run_all(settings, pending, quiet=as_json)

@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM end the command within two seconds, whatever library is at work.
 
+If a run on Databricks is active, cancelling it takes up to `biocloud_assets.launch.workspace.CANCEL_SECONDS` more.
+
 The command runs in a thread, and the main thread, which alone receives signals in Python, only waits. A library that is
 busy outside Python (delta-rs, Arrow, the engine) can therefore not delay the end. The process then ends without
 waiting for that thread: a delivery survives being killed at any moment, and its next ingest replaces what was written.
@@ -50,6 +52,15 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _callbacks.remove(callback)
+
+
+def cancel_databricks_runs() -> None:
+    """Cancel the active runs of this process on Databricks; a callback for `on_interrupt`."""
+    from biocloud_assets.cli.output import err
+    from biocloud_assets.launch import workspace
+
+    for message in workspace.cancel_active():
+        err.print(message, markup=False, soft_wrap=True)
 
 
 def run_interruptibly(work: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,25 @@ def run(context: DoctorContext) -> Iterator[Finding]:
     """Run the probe as a step runs: the same code, cluster, libraries and principal."""
     from databricks.sdk.errors.base import DatabricksError
 
-    try:
-        run_id = workspace.submit(context.client, _submission(context))
-    except DatabricksError as error:
-        advice = "The message names the key of environments.yml or the permission that is missing."
-        yield failed("cluster", f"the run is refused: {brief(error)}", advice)
-        return
-    began = time.monotonic()
-    try:
-        ended = _follow(context, run_id)
-    except BaseException:
-        context.client.jobs.cancel_run(run_id)
-        raise
-    if ended is None:
-        context.client.jobs.cancel_run(run_id)
-        limit = context.environment.start_timeout_seconds + context.environment.timeout_seconds
-        yield failed("cluster", f"run {run_id} has not ended after {limit} seconds, and is cancelled", "See its page.")
-        return
+    with ExitStack() as stack:
+        try:
+            run_id = stack.enter_context(workspace.submitted(context.client, _submission(context)))
+        except DatabricksError as error:
+            advice = "The message names the key of environments.yml or the permission that is missing."
+            yield failed("cluster", f"the run is refused: {brief(error)}", advice)
+            return
+        began = time.monotonic()
+        try:
+            ended = _follow(context, run_id)
+        except BaseException:
+            context.client.jobs.cancel_run(run_id)
+            raise
+        if ended is None:
+            context.client.jobs.cancel_run(run_id)
+            limit = context.environment.start_timeout_seconds + context.environment.timeout_seconds
+            found = f"run {run_id} has not ended after {limit} seconds, and is cancelled"
+            yield failed("cluster", found, "See its page.")
+            return
     task = ended.tasks[0].run_id if ended.tasks else None
     output = context.client.jobs.get_run_output(task) if task is not None else None
     result = ended.state.result_state.value if ended.state and ended.state.result_state else "none"

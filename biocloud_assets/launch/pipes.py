@@ -79,13 +79,15 @@ class PipesLauncher:
         # Pipes doesn't know the context of a check, but that of the op in it.
         op: dg.OpExecutionContext = getattr(context, "op_execution_context", context)
         received = 0
-        run: _Run | None = None
-        with dg.open_pipes_session(
-            context=op,
-            context_injector=dg.PipesEnvContextInjector(),
-            message_reader=_messages(environment, client, settings.s3_endpoint),
-        ) as session:
-            run = _Run(client, environment, op.log, self._submission(op, request, session))
+        with (
+            dg.open_pipes_session(
+                context=op,
+                context_injector=dg.PipesEnvContextInjector(),
+                message_reader=_messages(environment, client, settings.s3_endpoint),
+            ) as session,
+            workspace.submitted(client, self._submission(op, request, session)) as run_id,
+        ):
+            run = _Run(client, environment, op.log, run_id)
             try:
                 for _ in run.follow():
                     results, received = _new_results(session, received)
@@ -146,13 +148,11 @@ class PipesLauncher:
 
 
 class _Run:
-    """One run on Databricks: submitted when it is created, and followed to its end."""
+    """One run on Databricks, which is followed to its end."""
 
-    def __init__(
-        self, client: WorkspaceClient, environment: Environment, log: logging.Logger, submission: dict[str, Any]
-    ) -> None:
+    def __init__(self, client: WorkspaceClient, environment: Environment, log: logging.Logger, run_id: int) -> None:
         self._client, self._environment, self._log = client, environment, log
-        self.id = workspace.submit(client, submission)
+        self.id = run_id
         self.state = jobs.Run()
 
     def follow(self) -> Iterator[None]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +20,12 @@ if TYPE_CHECKING:
     from databricks.sdk.service.jobs import Run
 
 _RETRY_SECONDS = 300
+
+CANCEL_SECONDS = 5
+"""How long `cancel_active` may take."""
+
+_active: dict[int, WorkspaceClient] = {}
+_submission = threading.Lock()  # held while a run is submitted and its identifier isn't known yet
 
 
 def host(settings: Settings) -> str:
@@ -81,6 +91,60 @@ def submit(client: WorkspaceClient, body: dict[str, Any]) -> int:
         parse = types[name].from_dict
         arguments[name] = [parse(one) for one in value] if isinstance(value, list) else parse(value)
     return int(client.jobs.submit(**arguments).bind()["run_id"])
+
+
+@contextmanager
+def submitted(client: WorkspaceClient, body: dict[str, Any]) -> Iterator[int]:
+    """Submit a run, which `cancel_active` cancels while the context is open.
+
+    Args:
+        client: of the workspace.
+        body: that of the Jobs API.
+
+    Yields:
+        the identifier of the run.
+
+    Raises:
+        DatabricksError: the workspace refuses the run, or can't be reached.
+    """
+    with _submission:
+        run_id = submit(client, body)
+        _active[run_id] = client
+    try:
+        yield run_id
+    finally:
+        del _active[run_id]
+
+
+def cancel_active() -> list[str]:
+    """Cancel the active runs of this process, which is about to end and submits no further run.
+
+    This takes at most `CANCEL_SECONDS`, also if the workspace doesn't answer.
+
+    Returns:
+        a message for each run.
+    """
+    until = time.monotonic() + CANCEL_SECONDS
+    messages = []
+    if not _submission.acquire(timeout=CANCEL_SECONDS):  # never released, so that no further run is submitted
+        messages.append("A run was being submitted to Databricks, and may start. Look for it in the workspace.")
+    for run_id, client in list(_active.items()):
+        cancelled = threading.Event()
+        thread = threading.Thread(target=_cancel, args=(client, run_id, cancelled), daemon=True)
+        thread.start()
+        thread.join(max(until - time.monotonic(), 0.0))
+        run = f"Databricks run {run_id} in {client.config.host}"
+        if cancelled.is_set():
+            messages.append(f"{run} was cancelled.")
+        else:
+            messages.append(f"{run} could not be cancelled, and may still be running. Cancel it in the workspace.")
+    return messages
+
+
+def _cancel(client: WorkspaceClient, run_id: int, cancelled: threading.Event) -> None:
+    with suppress(Exception):  # of any kind: the caller reports that the run wasn't cancelled
+        client.jobs.cancel_run(run_id)
+        cancelled.set()
 
 
 def locations(settings: Settings) -> list[str]:

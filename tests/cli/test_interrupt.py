@@ -20,7 +20,9 @@ import pytest
 
 from biocloud_assets.raw.dsi.contract import CONTRACT
 from tests.cli.biocloud import Biocloud, BiocloudHere, wait_for
+from tests.databricks_workspace.server import Workspace
 from tests.ingest.deliveries import DELIVERY, write
+from tests.launch.conftest import ROOT, Site
 
 MESSAGE = "Interrupted. A delivery is in the lake completely or not at all"
 LARGE = "2024-01-01-00:00:00"  # as `biocloud sample` calls it
@@ -113,6 +115,76 @@ def test_an_interrupt_at_any_moment_ends_the_command(biocloud: Biocloud) -> None
         assert "Traceback" not in err
         assert state(biocloud) in {None, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.NOT_STARTED}
     assert_the_next_ingest_succeeds(biocloud)
+
+
+@pytest.fixture
+def site(tmp_path: Path, databricks_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """An environment with a delivery, whose first run on Databricks runs until it is cancelled."""
+    monkeypatch.chdir(ROOT)  # uv.lock has the versions of the libraries
+    site = Site(tmp_path, databricks_workspace, ROOT, monkeypatch)
+    site.land(DELIVERY)
+    site.workspace.plan_run("hang")
+    return site
+
+
+def on_databricks(site: Site) -> Biocloud:
+    return Biocloud(
+        site.root,
+        BIOCLOUD_ENV="development",
+        BIOCLOUD_ENVIRONMENTS=str(site.root / "environments.yml"),
+        BIOCLOUD_GIT_BRANCH="main",
+        BIOCLOUD_LAUNCHER="pipes",
+    )
+
+
+def states(site: Site) -> list[tuple[str, str | None]]:
+    """The state and the result of each run on Databricks."""
+    tasks = [task.state for run in site.workspace.runs.values() for task in run.tasks]
+    return [(state.life_cycle, state.result) for state in tasks]
+
+
+def terminate(process: subprocess.Popen[str]) -> str:
+    """Send SIGTERM, and return what the command prints on stderr; it ends soon."""
+    process.terminate()
+    _, err = process.communicate(timeout=12)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    return err
+
+
+def test_an_interrupt_cancels_the_run_on_databricks(site: Site) -> None:
+    process = on_databricks(site).start("ingest", DELIVERY)
+    wait_for(lambda: states(site) == [("RUNNING", None)])
+    err = terminate(process)
+    assert MESSAGE in err
+    assert "was cancelled" in err
+    wait_for(lambda: states(site) == [("TERMINATED", "CANCELED")], seconds=10)
+    with dg.DagsterInstance.from_config(str(site.root / "dagster_development")) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+
+
+def test_an_interrupt_during_the_submission_cancels_the_run_on_databricks(site: Site) -> None:
+    site.workspace.fail_requests("/jobs/runs/submit", answer="503", retry_after=2)
+    process = on_databricks(site).start("ingest", DELIVERY)
+    wait_for(lambda: site.workspace.show_requests("/jobs/runs/submit"))
+    assert states(site) == []
+    assert "was cancelled" in terminate(process)
+    wait_for(lambda: states(site) == [("TERMINATED", "CANCELED")], seconds=10)
+
+
+def test_an_interrupt_ends_the_command_even_if_databricks_does_not_answer(site: Site) -> None:
+    process = on_databricks(site).start("ingest", DELIVERY)
+    wait_for(lambda: states(site) == [("RUNNING", None)])
+    site.workspace.fail_requests("/jobs/runs/cancel", answer="503", retry_after=60)
+    err = terminate(process)
+    (run_id,) = site.workspace.runs
+    assert f"Databricks run {run_id} in {site.workspace.url} could not be cancelled, and may still be running" in err
+
+
+def test_an_interrupt_of_the_doctor_cancels_its_run_on_databricks(site: Site) -> None:
+    process = on_databricks(site).start("doctor", "development", "--cluster")
+    wait_for(lambda: states(site) == [("RUNNING", None)])
+    assert "was cancelled" in terminate(process)
+    wait_for(lambda: states(site) == [("TERMINATED", "CANCELED")], seconds=10)
 
 
 def test_a_killed_command_has_failed_as_soon_as_the_next_one_starts(biocloud: Biocloud) -> None:
