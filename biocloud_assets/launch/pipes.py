@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import dagster as dg
 from dagster_aws.pipes import PipesS3MessageReader
 from dagster_databricks.pipes import PipesUnityCatalogVolumesMessageReader
-from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service import jobs
 
 from biocloud_assets.environments import Environment, pinned
@@ -185,11 +184,11 @@ class _Run:
             time.sleep(self._environment.poll_seconds)
 
     def cancel(self) -> None:
-        """Cancel the run if it hasn't ended."""
+        """Cancel the run if it hasn't ended; log an error if that fails."""
         try:
             self._client.jobs.cancel_run(self.id)
             self._log.info(f"Databricks run {self.id} was cancelled")
-        except DatabricksError as error:  # logged beside the error that made it necessary
+        except Exception as error:  # of any kind: the error because of which the run is cancelled is raised instead
             self._log.error(f"Databricks run {self.id} could not be cancelled, and may still be running: {error}")
 
     @property

@@ -146,6 +146,29 @@ def test_a_lost_connection_cancels_the_run_and_repeats_the_step(site: Site, inst
 def test_terminating_the_run_in_dagster_cancels_it_on_databricks(
     site: Site, instance: dg.DagsterInstance, launcher: str
 ) -> None:
+    output = _terminate_the_run(site, instance, launcher)
+    (run,) = site.workspace.runs.values()
+    assert run.tasks[0].state.result == "CANCELED", output
+    assert site.workspace.staged_files() == []
+
+
+def test_terminating_the_run_during_an_outage_is_no_retry_and_the_log_says_what_may_still_be_running(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    site.configure(start_timeout_seconds=2)  # how long a request is repeated
+    site.workspace.fail_requests("/jobs/runs/cancel", answer="503", times=99, retry_after=1)
+    _terminate_the_run(site, instance, "pipes")
+    (run_id,) = site.workspace.runs
+    (run,) = instance.get_run_records()
+    logged = [event.user_message for event in instance.all_logs(run.dagster_run.run_id)]
+    message = f"Databricks run {run_id} could not be cancelled, and may still be running"
+    assert any(message in line for line in logged), logged
+    retries = instance.all_logs(run.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    assert list(retries) == []
+
+
+def _terminate_the_run(site: Site, instance: dg.DagsterInstance, launcher: str) -> str:
+    """Start a run of Dagster in a process, terminate it while it runs on Databricks, and return its output."""
     site.land(DELIVERY)
     site.set(BIOCLOUD_LAUNCHER=launcher)
     site.workspace.plan_run("hang", times=9)
@@ -167,6 +190,4 @@ def test_terminating_the_run_in_dagster_cancels_it_on_databricks(
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
-    (run,) = site.workspace.runs.values()
-    assert run.tasks[0].state.result == "CANCELED", output
-    assert site.workspace.staged_files() == []
+    return output
