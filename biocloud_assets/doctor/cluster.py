@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biocloud_assets.doctor.context import DoctorContext
-from biocloud_assets.doctor.findings import Finding, brief, failed, ok
+from biocloud_assets.doctor.findings import Finding, brief, failed, not_checked, ok
 from biocloud_assets.doctor.step import parse
 from biocloud_assets.environments import pinned
 from biocloud_assets.launch import workspace
@@ -34,17 +34,18 @@ def run(context: DoctorContext) -> Iterator[Finding]:
         began = time.monotonic()
         try:
             ended = _follow(context, run_id)
+        except (DatabricksError, TimeoutError) as error:
+            found = f"the state of run {run_id} can't be read ({brief(error)}), and it {_cancel(context, run_id)}"
+            yield not_checked("cluster", found, "See its page.")
+            return
         except BaseException:
-            context.client.jobs.cancel_run(run_id)
+            _cancel(context, run_id)
             raise
         if ended is None:
-            context.client.jobs.cancel_run(run_id)
             limit = context.environment.start_timeout_seconds + context.environment.timeout_seconds
-            found = f"run {run_id} has not ended after {limit} seconds, and is cancelled"
+            found = f"run {run_id} has not ended after {limit} seconds, and {_cancel(context, run_id)}"
             yield failed("cluster", found, "See its page.")
             return
-    task = ended.tasks[0].run_id if ended.tasks else None
-    output = context.client.jobs.get_run_output(task) if task is not None else None
     result = ended.state.result_state.value if ended.state and ended.state.result_state else "none"
     where = f"run {run_id}, {ended.run_page_url}"
     if result == "SUCCESS":
@@ -52,7 +53,24 @@ def run(context: DoctorContext) -> Iterator[Finding]:
     else:
         advice = "Open the run's page: its log and its cluster's event log have more."
         yield failed("cluster", f"{result}: {workspace.reason(context.client, ended)} ({where})", advice)
+    task = ended.tasks[0].run_id if ended.tasks else None
+    try:
+        output = context.client.jobs.get_run_output(task) if task is not None else None
+    except (DatabricksError, TimeoutError) as error:
+        yield not_checked("cluster: output of the run", brief(error), f"See the log of the run: {ended.run_page_url}.")
+        return
     yield from parse(output.logs or "" if output is not None else "")
+
+
+def _cancel(context: DoctorContext, run_id: int) -> str:
+    """Cancel a run, and return what a finding says of that."""
+    from databricks.sdk.errors.base import DatabricksError
+
+    try:
+        context.client.jobs.cancel_run(run_id)
+    except (DatabricksError, TimeoutError) as error:
+        return f"could not be cancelled, and may still be running: {brief(error)}"
+    return "is cancelled"
 
 
 def _submission(context: DoctorContext) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def reason(client: WorkspaceClient, run: Run) -> str:
     task = run.tasks[0].run_id if run.tasks else None
     try:
         error = client.jobs.get_run_output(task).error if task is not None else None
-    except DatabricksError:  # a run that never had a cluster has no output
+    except (DatabricksError, TimeoutError):  # a run that never had a cluster may have no output; or an outage
         error = None
     return error or (run.state and run.state.state_message) or "no reason given"
 

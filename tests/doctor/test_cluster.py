@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from biocloud_assets.doctor import context
 from biocloud_assets.doctor.step import FOLDER, Probe, parse, report
 from biocloud_assets.run_step import main
+from tests.databricks_workspace.server import Answer
 from tests.doctor.conftest import GIT_URL, Site
 from tests.repository import code  # noqa: F401 - a fixture
 
@@ -76,6 +78,30 @@ def test_a_run_that_fails_is_refused_or_hangs_says_why(ready: Site) -> None:
     ready.configure(cluster={"instance_pool_id": "1"})
     refused = ready.examine(on_cluster=True)["cluster"]
     assert (refused.status, "Can't find an instance pool with id: 1" in refused.found) == ("failed", True)
+
+
+@pytest.mark.parametrize("answer", ["500", "drop"])
+def test_the_verdict_does_not_need_the_output_of_the_run(
+    site: Site, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(context, "REQUEST_SECONDS", 2)
+    site.workspace.plan_run("no cluster")
+    site.workspace.fail_requests("/jobs/runs/get-output", answer=answer, times=99)
+    found = site.examine(on_cluster=True)
+    assert found["cluster"].status == "failed"
+    assert "AWS_INSUFFICIENT_INSTANCE_CAPACITY" in found["cluster"].found
+    assert found["cluster: output of the run"].status == "not checked"
+
+
+def test_a_run_that_can_not_be_cancelled_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "REQUEST_SECONDS", 2)
+    site.workspace.plan_run("pending")
+    site.workspace.fail_requests("/jobs/runs/cancel", answer="drop", times=99)
+    site.configure(start_timeout_seconds=1, timeout_seconds=1)
+    found = site.examine(on_cluster=True)["cluster"]
+    (run_id,) = site.workspace.runs
+    assert found.status == "failed"
+    assert f"run {run_id} has not ended after 2 seconds, and could not be cancelled" in found.found
 
 
 def test_where_no_message_can_be_written_the_probe_fails(ready: Site) -> None:
