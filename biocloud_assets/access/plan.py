@@ -134,7 +134,8 @@ def plan_group(
         users: every user of the server, as of `index_by_address`.
         desired: the e-mails of the desired members, in lower case.
         required: e-mails, in lower case, that are never removed.
-        token_owner: the id of the user whose token it is, who is never removed.
+        token_owner: the id of the user whose token it is, who is never removed; empty if it isn't known, as for an
+            account.
         limits: what the sync may remove.
     """
     by_id = {user.id: user for found in users.values() for user in found}

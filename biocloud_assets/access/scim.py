@@ -260,7 +260,12 @@ class ScimClient:
         self._session.close()
 
     def token_owner(self) -> tuple[str, bool]:
-        """Return the id of the token's owner and whether they are an administrator; ("", True) if the API can't say."""
+        """Return the id of the token's owner and whether they are an administrator; ("", True) if the API can't say.
+
+        An account has no documented request for this (https://github.com/databricks/databricks-sdk-py/issues/609, of
+        databricks-sdk 0.60; check again at version 1), so nobody is protected as the owner of the token there. A server
+        whose `Me` answers 404, 405 or 501 is treated in the same way.
+        """
         try:
             data = {} if self.is_account else self._request("GET", self.groups_api.removesuffix("Groups") + "Me")
         except ScimError as error:

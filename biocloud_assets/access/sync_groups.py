@@ -3,7 +3,8 @@
     databricks/sync_groups.py development --dry-run
 
 No function changes the groups that come with a workspace or account, or removes service principals, nested groups,
-users that aren't listed, or the owner of the token. `Limits` caps the removals; lifting it is explicit, group by group.
+users that aren't listed, or, in a workspace only, the owner of the token; for an account, list the owner in
+`_required`. `Limits` caps the removals; lifting it is explicit, group by group.
 """
 
 from __future__ import annotations

@@ -96,6 +96,20 @@ def test_with_an_account_id_the_groups_of_the_account_are_synchronised(workspace
     assert not any(request.path.endswith("/Me") for request in workspace.log)
 
 
+def test_in_an_account_the_owner_of_the_token_stays_only_if_required(workspace: DatabricksWorkspace) -> None:
+    owner = workspace.add_account_user("account.admin@y.org")
+    for name in ("biologists", "botanists"):
+        workspace.add_group(name, [owner], storage=workspace.account)
+    config = workspace.config | {"account_id": ACCOUNT_ID}
+    reports: list[Any] = []
+    sync_all_groups_for_env("development", config, {"biologists": ["new@y.org"]}, on_update=reports.append)
+    assert reports[-1].groups[0].removed == ["account.admin@y.org"]
+    wanted = {"_required": ["account.admin@y.org"], "botanists": ["new@y.org"]}
+    sync_all_groups_for_env("development", config, wanted, on_update=reports.append)
+    assert reports[-1].groups[0].kept == ["account.admin@y.org (required)"]
+    assert reports[-1].groups[0].removed == []
+
+
 # Refusals in the server's own words
 
 
