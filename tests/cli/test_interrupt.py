@@ -151,6 +151,7 @@ def terminate(process: subprocess.Popen[str]) -> str:
     return err
 
 
+@pytest.mark.databricks
 def test_an_interrupt_cancels_the_run_on_databricks(site: Site) -> None:
     process = on_databricks(site).start("ingest", DELIVERY)
     wait_for(lambda: states(site) == [("RUNNING", None)])
@@ -162,6 +163,7 @@ def test_an_interrupt_cancels_the_run_on_databricks(site: Site) -> None:
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
 
 
+@pytest.mark.databricks
 def test_an_interrupt_during_the_submission_cancels_the_run_on_databricks(site: Site) -> None:
     site.workspace.fail_requests("/jobs/runs/submit", answer="503", retry_after=2)
     process = on_databricks(site).start("ingest", DELIVERY)
@@ -171,6 +173,7 @@ def test_an_interrupt_during_the_submission_cancels_the_run_on_databricks(site: 
     wait_for(lambda: states(site) == [("TERMINATED", "CANCELED")], seconds=10)
 
 
+@pytest.mark.databricks
 def test_an_interrupt_ends_the_command_even_if_databricks_does_not_answer(site: Site) -> None:
     process = on_databricks(site).start("ingest", DELIVERY)
     wait_for(lambda: states(site) == [("RUNNING", None)])
@@ -180,6 +183,7 @@ def test_an_interrupt_ends_the_command_even_if_databricks_does_not_answer(site: 
     assert f"Databricks run {run_id} in {site.workspace.url} could not be cancelled, and may still be running" in err
 
 
+@pytest.mark.databricks
 def test_an_interrupt_of_the_doctor_cancels_its_run_on_databricks(site: Site) -> None:
     process = on_databricks(site).start("doctor", "development", "--cluster")
     wait_for(lambda: states(site) == [("RUNNING", None)])
