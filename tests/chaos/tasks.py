@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from biocloud_assets.ingest import delivery_log
-from biocloud_assets.ingest.context import IngestContext
+from biocloud_assets.ingest.context import IngestContext, open_context
 from biocloud_assets.ingest.step import ingest_step
 from biocloud_assets.lake import DataLake
 from biocloud_assets.raw.dsi.contract import CONTRACT
@@ -78,13 +78,14 @@ def ingest(
 def curate(begin: Begin, lake: str, curated: str, run_date: str, assets: list[str], endpoint: str | None = None) -> int:
     """Run steps of the curated layer; returns the number of results."""
     from biocloud_assets.curated.dsi.step import curated_step
-    from biocloud_assets.spark.session import get_session
 
-    session = get_session("sail", s3_endpoint=endpoint)
+    context = open_context(
+        CONTRACT, landing_root=lake, lake_root=lake, engine="sail", s3_endpoint=endpoint, catalog=None
+    )
+    _ = context.spark
     begin()
-    roots = (DataLake.at(root, endpoint=endpoint) for root in (lake, curated))
     request = StepRequest(tuple(assets), run_date=run_date, retention_days=0)
-    return sum(1 for _ in curated_step(lambda: session, *roots, request))
+    return sum(1 for _ in curated_step(context, DataLake.at(curated, endpoint=endpoint), request))
 
 
 def publish(begin: Begin, curated: str, salt: str, endpoint: str | None = None) -> None:
