@@ -21,9 +21,11 @@ class Engine:
     def __init__(self, name: str, home: Path, **environment: str) -> None:
         # Nothing here runs for long enough to be worth the optimising compiler.
         java = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+        # PySpark sets this once a process has a session on Sail; a process that has it can't start a JVM.
+        inherited = {name: value for name, value in os.environ.items() if name != "SPARK_CONNECT_MODE_ENABLED"}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "engine_process.py"), name],
-            env={**os.environ, **java, "BIOCLOUD_HOME": str(home / name), "BIOCLOUD_QUIET_SECONDS": "0"} | environment,
+            env={**inherited, **java, "BIOCLOUD_HOME": str(home / name), "BIOCLOUD_QUIET_SECONDS": "0"} | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(home / name).with_suffix(".log").open("w"),
