@@ -125,6 +125,13 @@ A publication whose table got a checkpoint after its snapshot was taken succeeds
 """
 
 
+_LOST_CONNECTION = re.compile(
+    r"Generic S3 error.*(response body error|reading a body|connection (reset|closed)|operation timed out|status 50\d)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""The messages of delta-rs 1.6 about a connection to S3 that was lost; it raises an OSError."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the cause of an error is the infrastructure and may pass by itself: a repetition can help.
 
@@ -142,6 +149,8 @@ def is_transient(error: BaseException) -> bool:
     if storage_failure(error) is not None:
         return False
     if _OLD_VERSION in str(error):
+        return True
+    if isinstance(error, OSError) and _LOST_CONNECTION.search(str(error)) is not None:
         return True
     if any(_is_instance(error, module, name) for module, name in _NOT_TRANSIENT):
         return False

@@ -38,6 +38,10 @@ def parts(found: str) -> dict[str, str]:
     return {"expected": "a", "found": found, "hint": "Do."}
 
 
+READ = "Kernel error -> Generic S3 error\n Error performing GET http://s3/bucket/lake/_delta_log/_last_checkpoint -"
+"""How the messages of delta-rs about S3 begin."""
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -56,6 +60,9 @@ def parts(found: str) -> dict[str, str]:
         (botocore.exceptions.NoCredentialsError(), False),
         (ValueError("a bug"), False),
         (FileNotFoundError("no such file"), False),
+        (OSError(f"{READ} HTTP error\n request or response body error\n error reading a body from connection"), True),
+        (OSError(f"{READ} Received redirect without LOCATION, this normally indicates a wrong region"), False),
+        (OSError(f"{READ} request or response body error\n No space left on device"), False),
     ],
     ids=lambda value: type(value).__name__,
 )
