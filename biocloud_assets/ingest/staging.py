@@ -18,7 +18,7 @@ from biocloud_assets.ingest.violations import shown
 from biocloud_assets.lake import DataLake
 
 LONGEST_STEP = timedelta(days=1)
-"""How long a step may take: the largest `timeout_seconds` of an environment, and more than the limit of Dagster's."""
+"""How long a step may take: the largest `timeout_seconds` of an environment; runs in Dagster have a smaller limit."""
 
 _TIME = "%Y%m%dT%H%M%SZ"
 

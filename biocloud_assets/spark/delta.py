@@ -3,10 +3,11 @@
 Where there is Unity Catalog, a table is created as an external table, and then written and read by its name, so that
 the grants on the table and on its location's `CREATE EXTERNAL TABLE` are enough; elsewhere by its path.
 
-Sail 0.7 differs from Delta on a JVM in three points: it ignores dynamic partition overwrite and overwrites the whole
-table; it doesn't refuse rows that violate the `replaceWhere` predicate; and `replaceWhere` fails if there is no table
-yet. So the table is created first, the partition's value is set here for every row that is written, and dynamic
-partition overwrite is never used.
+Sail 0.7 differs from Delta on a JVM in four points: it ignores dynamic partition overwrite and overwrites the whole
+table; it doesn't refuse rows that violate the `replaceWhere` predicate; `replaceWhere` fails if there is no table yet;
+and it can't read most versions that are older than a table's latest checkpoint. So the table is created first, the
+partition's value is set here for every row that is written, dynamic partition overwrite is never used, and what another
+commit has disturbed is repeated.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _CONFLICT = re.compile(
     # commit came meanwhile, it misses the commits before.
     r"|Missing commit file: expected version \d+, found \d+"
 )
-"""The messages of what another commit has disturbed, and what can be repeated."""
+"""The messages of an action that another commit has disturbed, so that it can be repeated."""
 
 _ATTEMPTS = 12
 

@@ -713,6 +713,8 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path, damage: list[tuple[in
 
 # Errors of the storage.
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs a file of Linux that can be opened and not read")
+
 
 def make_unreadable(stream: BinaryIO) -> None:
     """Put a file that the kernel can't read in the place of an open one: the memory of this process."""
@@ -727,6 +729,7 @@ class _UnreadableLake(FolderLake):
         return stream
 
 
+@linux
 def test_a_footer_that_the_storage_does_not_read_is_an_error_of_the_lake(tmp_path: Path) -> None:
     file = write(tmp_path) / "sensor" / FILE
     landing = _UnreadableLake(str(tmp_path))
@@ -736,6 +739,7 @@ def test_a_footer_that_the_storage_does_not_read_is_an_error_of_the_lake(tmp_pat
     assert raised.value.transient
 
 
+@linux
 @pytest.mark.parametrize("folder", ["sensor", RESULT])
 def test_values_that_the_storage_does_not_read_are_an_error_of_the_lake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str

@@ -6,6 +6,7 @@ import fcntl
 import os
 import posixpath
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -217,6 +218,10 @@ def test_a_file_that_can_not_be_read_is_named(lake: DataLake, path: str) -> None
     assert "Check the" in raised.value.hint
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs files of Linux that can be opened and not read")
+
+
+@linux
 @pytest.mark.parametrize(
     ("read", "words"),
     [
@@ -247,6 +252,7 @@ _TIOCGPTN = 0x80045430
 """The request for the number of a pseudoterminal; `os.ptsname` is newer than Python 3.11."""
 
 
+@linux
 def test_opening_a_file_is_transient_only_if_it_fails_with_an_input_output_error(tmp_path: Path) -> None:
     """Linux opens no pseudoterminal that is still locked, as a new one is."""
     lake = DataLake.at(str(tmp_path))
@@ -254,10 +260,10 @@ def test_opening_a_file_is_transient_only_if_it_fails_with_an_input_output_error
     try:
         (number,) = struct.unpack("I", fcntl.ioctl(terminal, _TIOCGPTN, bytes(4)))
         (tmp_path / "locked").symlink_to(f"/dev/pts/{number}")
-        (tmp_path / "dangling").symlink_to("nowhere")
+        (tmp_path / "no-target").symlink_to("missing")
         for path, words, transient in (
             ("locked", "Input/output error", True),
-            ("dangling", "No such file or directory", False),
+            ("no-target", "No such file or directory", False),
         ):
             for read in (lake.read, lambda path: lake.open(FileInfo(path, 1, datetime.now(UTC)))):
                 with pytest.raises(LakeError) as raised:
